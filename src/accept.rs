@@ -1,0 +1,82 @@
+//! Accepting a connection that is counted from the first moment, so that a drain can never miss one that a thread
+//! has just taken.
+
+use crate::drain::CONNECTIONS;
+use crate::error::{Error, Result};
+use crate::flip::Flip;
+use crate::sys::{accept, fd};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long to leave a full descriptor table alone before the next try.
+const EXHAUSTED: Duration = Duration::from_millis(20);
+
+impl Flip {
+    /// Waits for a connection: blocking, CLOEXEC, above 2, and counted; [`Flip::conn_end`] ends it.
+    ///
+    /// Retries what accept(2) may be retried on, waits while descriptors are exhausted, goes on after a signal
+    /// handler. Before `flip_ready` has returned 0 it waits for that too. `ECANCELED` from shutdown on, `ETIMEDOUT`,
+    /// `EINVAL` for a listener that blocks.
+    pub fn accept(&self, listener: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
+        let failed = |errno| Error::system("cannot accept", errno);
+        if accept::is_blocking(listener).map_err(failed)? {
+            return Err(Error::Invalid("cannot accept: the listener blocks; make it O_NONBLOCK".into()));
+        }
+        self.wait_until_ready(deadline)?;
+        loop {
+            // Counted first, looked second; the supervisor sets shutdown first and counts second.
+            CONNECTIONS.begin();
+            if self.is_shut_down() {
+                CONNECTIONS.end();
+                return Err(Error::Canceled("shutdown has begun".into()));
+            }
+            let errno = match accept::accept(listener) {
+                Ok(connection) => return Ok(connection),
+                Err(errno) => errno,
+            };
+            CONNECTIONS.end();
+            match errno {
+                Errno::EAGAIN => self.wait_for_listener(Some(listener), deadline)?,
+                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+                    let soon = Instant::now() + EXHAUSTED;
+                    let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+                    match self.wait_for_listener(None, Some(until)) {
+                        Err(Error::TimedOut) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                        other => other?,
+                    }
+                }
+                // accept(2): network errors of the new connection, and a caller that went away.
+                Errno::EINTR
+                | Errno::ECONNABORTED
+                | Errno::EPROTO
+                | Errno::ENETDOWN
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+                | Errno::EPERM => {}
+                errno => return Err(failed(errno)),
+            }
+        }
+    }
+
+    /// Until the listener has something, shutdown fires or the handle is freed; whoever comes back looks again.
+    fn wait_for_listener(&self, listener: Option<BorrowedFd>, deadline: Option<Instant>) -> Result<()> {
+        let mut fds = vec![
+            PollFd::new(self.shutdown_fd(), PollFlags::POLLIN),
+            PollFd::new(self.freed_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::POLLIN)));
+        match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
+            Ok(0) => Err(Error::TimedOut),
+            Ok(_) if fds[1].any().unwrap_or(false) => {
+                Err(Error::Canceled("the handle was freed meanwhile".into()))
+            }
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(Error::system("cannot wait for a connection", errno)),
+        }
+    }
+}

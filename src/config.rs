@@ -1,0 +1,118 @@
+//! What the host may choose before `flip_init`, with its defaults.
+
+use crate::error::{Error, Result};
+use crate::upgrade::Request;
+use std::time::Duration;
+
+/// The configuration; copied by [`crate::flip::Flip::init`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Signals and what each one asks for. Default: SIGUSR1 upgrades, SIGTERM and SIGINT stop.
+    pub(crate) signals: Vec<Binding>,
+    /// From the request to COMMIT.
+    pub(crate) upgrade_timeout: Duration,
+    /// From shutdown until `flip_drain` gives up.
+    pub(crate) drain_timeout: Duration,
+    /// Older generations that may still drain while a further upgrade starts.
+    pub(crate) max_draining: u32,
+}
+
+/// One signal and what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Binding {
+    pub signal: i32,
+    pub request: Request,
+    /// One of the defaults: left alone where the process was started with the signal ignored (`nohup`, `server &`).
+    pub by_default: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let binding = |signal, request| Binding { signal, request, by_default: true };
+        Config {
+            signals: vec![
+                binding(libc::SIGUSR1, Request::Upgrade),
+                binding(libc::SIGTERM, Request::Stop),
+                binding(libc::SIGINT, Request::Stop),
+            ],
+            upgrade_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            max_draining: 1,
+        }
+    }
+}
+
+impl Config {
+    /// What `signal` asks for; none: it is left alone. Signal 0 clears all.
+    pub fn set_signal(&mut self, signal: i32, request: Option<Request>) -> Result<()> {
+        if signal == 0 && request.is_none() {
+            self.signals.clear();
+            return Ok(());
+        }
+        // SAFETY: SIGRTMAX asks the C library for a constant.
+        let last = libc::SIGRTMAX();
+        let unusable = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+        if !(1..=last).contains(&signal) || unusable.contains(&signal) || (32..libc::SIGRTMIN()).contains(&signal) {
+            return Err(Error::Invalid(format!("signal {signal} cannot be used for a request")));
+        }
+        self.signals.retain(|binding| binding.signal != signal);
+        if let Some(request) = request {
+            self.signals.push(Binding { signal, request, by_default: false });
+        }
+        Ok(())
+    }
+
+    /// From the request to COMMIT, the host's own answers included. Milliseconds; at least 1.
+    pub fn set_upgrade_timeout(&mut self, ms: u64) -> Result<()> {
+        self.upgrade_timeout = duration("upgrade time-out", ms)?;
+        Ok(())
+    }
+
+    /// From shutdown on. Milliseconds; at least 1.
+    pub fn set_drain_timeout(&mut self, ms: u64) -> Result<()> {
+        self.drain_timeout = duration("drain time-out", ms)?;
+        Ok(())
+    }
+}
+
+/// A year is for ever enough, and leaves the arithmetic on the clock safe.
+fn duration(what: &str, ms: u64) -> Result<Duration> {
+    const YEAR: u64 = 365 * 24 * 3600 * 1000;
+    match ms {
+        1..=YEAR => Ok(Duration::from_millis(ms)),
+        _ => Err(Error::Invalid(format!("a {what} of {ms} ms is not between 1 ms and a year"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_has_one_meaning_and_signal_0_clears_all() {
+        let mut config = Config::default();
+        config.set_signal(libc::SIGHUP, Some(Request::Upgrade)).unwrap();
+        config.set_signal(libc::SIGHUP, Some(Request::Stop)).unwrap();
+        assert_eq!(config.signals.iter().filter(|binding| binding.signal == libc::SIGHUP).count(), 1);
+        config.set_signal(libc::SIGHUP, None).unwrap();
+        assert_eq!(config.signals.len(), 3);
+        config.set_signal(0, None).unwrap();
+        assert!(config.signals.is_empty());
+    }
+
+    #[test]
+    fn signals_that_cannot_be_handled_are_refused_by_number() {
+        for signal in [-1, 0, libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, 33, 65] {
+            let error = Config::default().set_signal(signal, Some(Request::Stop)).unwrap_err();
+            assert!(error.to_string().contains(&signal.to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_of_nothing_or_of_ages_is_refused() {
+        for ms in [0, u64::MAX] {
+            assert!(Config::default().set_upgrade_timeout(ms).is_err());
+            assert!(Config::default().set_drain_timeout(ms).is_err());
+        }
+    }
+}

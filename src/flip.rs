@@ -1,0 +1,418 @@
+//! The handle: what every interface calls. It knows nothing of C, and does little itself: it asks the supervisor and
+//! waits, or reads what the supervisor has published.
+
+use crate::address::Address;
+use crate::config::Config;
+use crate::drain::CONNECTIONS;
+use crate::error::{Error, Result};
+use crate::fork::{self, NoFork, Private};
+use crate::handle::Only;
+use crate::inherit::{self, Inheritance};
+use crate::latch::Latch;
+use crate::program::Overrides;
+use crate::registry::Registry;
+use crate::reply::{Pending, Reply, reply};
+use crate::signals;
+use crate::startup::Startup;
+use crate::supervisor::{self, Command};
+use crate::sys::fd;
+use crate::upgrade::{Request, Shutdown};
+use crossbeam_channel::Sender;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use std::cell::RefCell;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// One generation of a server, as its own process sees it. Clones are the same handle.
+#[derive(Clone)]
+pub struct Flip(Arc<Inner>);
+
+/// What the host's threads and the supervisor share.
+pub(crate) struct Inner {
+    pub generation: u32,
+    pub config: Config,
+    pub startup: Startup,
+    pub overrides: Mutex<Overrides>,
+    pub registry: Mutex<Registry>,
+    /// Readable from shutdown on; the byte is a [`Shutdown`].
+    pub shutdown: Latch,
+    /// Fires when the process is detached.
+    pub detached: Latch,
+    /// Fires when `flip_ready` returns 0.
+    pub ready: Latch,
+    /// Fires in `flip_free`.
+    pub freed: Latch,
+    pub published: Published,
+    pub commands: Sender<Command>,
+    pub wake: Private,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    only: Mutex<Option<Only>>,
+}
+
+/// Facts that any thread may read without asking.
+#[derive(Default)]
+pub(crate) struct Published {
+    /// A [`Shutdown`], 0 before it.
+    pub shutdown: AtomicU8,
+    /// The drain deadline on CLOCK_MONOTONIC in nanoseconds, 0 before shutdown.
+    pub drain_deadline: AtomicU64,
+    /// A second stop moved the drain deadline.
+    pub drain_cut: AtomicBool,
+    /// The pid of the last successor that was started, 0 before.
+    pub successor: AtomicI32,
+    /// `flip_ready` has returned 0.
+    pub ready: AtomicBool,
+    detach_told: AtomicBool,
+}
+
+thread_local! {
+    /// An upgrade that this thread asked for and has not been told the result of: the next call goes on waiting.
+    static UNFINISHED: RefCell<Option<(usize, Pending<Result<i32>>)>> = const { RefCell::new(None) };
+}
+
+/// A panic of another thread while it held the lock left data that is still whole: every update is one assignment.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Flip {
+    /// Finds out what this process was started with, and starts the library's two threads. Call it before the host
+    /// starts threads of its own: it removes the variables it has consumed from the environment.
+    ///
+    /// `EBUSY`: there is a handle already. `EPROTO`: the environment says that we are a successor, and something about it is
+    /// wrong. Else the errno of what failed.
+    pub fn init(config: Config) -> Result<Flip> {
+        let only = Only::take()?;
+        fork::install();
+        crate::log::init();
+        let startup = Startup::capture()?;
+        let inherited = inherit::inherit(&startup.environment, std::process::id(), startup.secure)?;
+        for name in &inherited.consumed {
+            // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
+            unsafe { std::env::remove_var(name) };
+        }
+        let (predecessor, generation, registry) = match inherited.inheritance {
+            Inheritance::Fresh { listen_fds } => (None, 0, Registry::fresh(listen_fds)),
+            Inheritance::Upgrade { channel, hello, descriptors } => {
+                let generation = hello.generation;
+                (Some((channel, hello)), generation, Registry::inherited(descriptors))
+            }
+        };
+        CONNECTIONS.restart();
+        let (commands, inbox) = crossbeam_channel::unbounded();
+        let no_fork = NoFork::hold();
+        let wake = no_fork.private(fd::eventfd().map_err(|errno| Error::system("cannot make an eventfd", errno))?);
+        drop(no_fork);
+        let inner = Arc::new(Inner {
+            generation,
+            config,
+            startup,
+            overrides: Mutex::default(),
+            registry: Mutex::new(registry),
+            shutdown: Latch::new()?,
+            detached: Latch::new()?,
+            ready: Latch::new()?,
+            freed: Latch::new()?,
+            published: Published::default(),
+            commands,
+            wake,
+            threads: Mutex::default(),
+            only: Mutex::new(Some(only)),
+        });
+        let threads = supervisor::start(&inner, inbox, predecessor)?;
+        *lock(&inner.threads) = threads;
+        signals::connect(inner.wake.as_fd());
+        let flip = Flip(inner);
+        let ignored = flip.0.startup.signals.ignored;
+        if let Err(error) =
+            signals::install(&flip.0.config.signals, |signal| ignored & (1 << (signal as u64 - 1)) != 0)
+        {
+            let _ = flip.free();
+            return Err(error);
+        }
+        Ok(flip)
+    }
+
+    /// Gives everything back: stops as [`crate::upgrade`] says for this state, ends the library's threads, wakes every
+    /// call that waits (`ECANCELED`). A stop without successor also unlinks unix paths.
+    pub fn free(&self) -> Result<()> {
+        let inner = &self.0;
+        if fork::in_child() {
+            return Ok(());
+        }
+        let Some(only) = lock(&inner.only).take() else { return Err(Error::Freed) };
+        signals::restore();
+        signals::disconnect();
+        if let Ok((done, pending)) = reply() {
+            inner.send(Command::Free(done));
+            loop {
+                match pending.wait(inner.freed.reader(), None) {
+                    Err(Error::Interrupted) => {}
+                    _ => break,
+                }
+            }
+        } else {
+            // No descriptor to wait with: the threads' end says the same.
+            inner.send(Command::FreeUnanswered);
+        }
+        inner.freed.fire(0);
+        CONNECTIONS.notify();
+        for thread in lock(&inner.threads).drain(..) {
+            let _ = thread.join();
+        }
+        lock(&inner.registry).close_all();
+        drop(only);
+        Ok(())
+    }
+
+    /// 0: not started by an upgrade.
+    pub fn generation(&self) -> u32 {
+        self.0.generation
+    }
+
+    /// What the next upgrade runs.
+    pub fn set_command(&self, executable: &CStr, arguments: &[&CStr]) -> Result<()> {
+        self.alone("flip_set_command")?;
+        lock(&self.0.overrides).set_command(executable, arguments)
+    }
+
+    /// A variable in the environment of the next upgrade; none removes it.
+    pub fn set_env(&self, name: &CStr, value: Option<&CStr>) -> Result<()> {
+        self.alone("flip_set_env")?;
+        lock(&self.0.overrides).set_env(name, value)
+    }
+
+    /// The directory in which the next upgrade starts; resolved when it is used.
+    pub fn set_directory(&self, path: &CStr) -> Result<()> {
+        self.alone("flip_set_directory")?;
+        lock(&self.0.overrides).set_directory(path)
+    }
+
+    /// A listener: inherited where it matches, else bound now. The result is the caller's copy.
+    pub fn listen(&self, address: &[u8]) -> Result<OwnedFd> {
+        self.alone("flip_listen")?;
+        let address = Address::parse(address)?;
+        lock(&self.0.registry).listen(address)
+    }
+
+    /// Says that this process could serve, and waits until it may. After `Ok` it must.
+    ///
+    /// `ETIMEDOUT`: the caller's deadline; call again. `ECANCELED` (the predecessor gave up, or somebody asked us to
+    /// stop), `ETIME` (COMMIT did not come in its time), `EPROTO` are final: exit.
+    pub fn ready(&self, deadline: Option<Instant>) -> Result<()> {
+        self.alone("flip_ready")?;
+        let (answer, pending) = reply()?;
+        let id = Arc::as_ptr(answer.bell()) as usize;
+        self.0.send(Command::Ready(id, answer));
+        let mut deadline = deadline;
+        loop {
+            match pending.wait(self.0.freed.reader(), deadline) {
+                Ok(result) => return result,
+                Err(Error::Interrupted) => {}
+                Err(Error::TimedOut) => {
+                    // The supervisor may be saying LIVE at this very moment: only its word counts.
+                    self.0.send(Command::LeaveReady(id));
+                    deadline = None;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Replaces this process and waits for the result: the pid of the successor. After `ETIMEDOUT` and `EINTR` the
+    /// upgrade goes on, and the next call of the same thread goes on waiting for it.
+    pub fn upgrade(&self, deadline: Option<Instant>) -> Result<i32> {
+        self.alone("flip_upgrade")?;
+        let handle = Arc::as_ptr(&self.0) as usize;
+        let unfinished = UNFINISHED.take().filter(|(of, _)| *of == handle);
+        let pending = match unfinished {
+            Some((_, pending)) => pending,
+            None => {
+                let (answer, pending) = reply()?;
+                self.0.send(Command::Upgrade(answer));
+                pending
+            }
+        };
+        match pending.wait(self.0.freed.reader(), deadline) {
+            Ok(result) => result,
+            Err(error) => {
+                if matches!(error, Error::TimedOut | Error::Interrupted) {
+                    UNFINISHED.set(Some((handle, pending)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks and returns. Async-signal-safe.
+    pub fn request(request: Request) -> Result<()> {
+        if fork::in_child() {
+            return Err(Error::ForkedChild("flip_request"));
+        }
+        if signals::request(request) { Ok(()) } else { Err(Error::Freed) }
+    }
+
+    /// Waits for shutdown and says why it came; a detach is reported once.
+    pub fn wait_shutdown(&self, deadline: Option<Instant>) -> Result<Shutdown> {
+        loop {
+            if self.0.shutdown.fired() {
+                let reason = self.0.shutdown.reason().unwrap_or(0);
+                return Ok(shutdown_from(reason).unwrap_or(Shutdown::Stop));
+            }
+            if self.0.detached.fired() && !self.0.published.detach_told.swap(true, SeqCst) {
+                return Ok(Shutdown::Detach);
+            }
+            let mut fds = vec![
+                PollFd::new(self.0.freed.reader(), PollFlags::POLLIN),
+                PollFd::new(self.0.shutdown.reader(), PollFlags::POLLIN),
+            ];
+            if !self.0.published.detach_told.load(SeqCst) && !fork::in_child() {
+                fds.push(PollFd::new(self.0.detached.reader(), PollFlags::POLLIN));
+            }
+            match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
+                Ok(0) => return Err(Error::TimedOut),
+                Ok(_) if fds[0].any().unwrap_or(false) && !fork::in_child() => {
+                    return Err(Error::Canceled("the handle was freed meanwhile".into()));
+                }
+                Ok(_) => {}
+                Err(Errno::EINTR) => return Err(Error::Interrupted),
+                Err(errno) => return Err(Error::system("cannot wait for shutdown", errno)),
+            }
+        }
+    }
+
+    /// Readable from shutdown on, for ever. Borrowed: it lives as long as the handle.
+    pub fn shutdown_fd(&self) -> BorrowedFd<'_> {
+        self.0.shutdown.reader()
+    }
+
+    /// Readable once the handle is freed.
+    pub(crate) fn freed_fd(&self) -> BorrowedFd<'_> {
+        self.0.freed.reader()
+    }
+
+    /// Whether shutdown has fired. A forked child is told by the latch alone.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.0.published.shutdown.load(SeqCst) != 0 || (fork::in_child() && self.0.shutdown.fired())
+    }
+
+    /// Waits until `flip_ready` has returned 0.
+    pub(crate) fn wait_until_ready(&self, deadline: Option<Instant>) -> Result<()> {
+        while !self.0.published.ready.load(SeqCst) {
+            let mut fds = [
+                PollFd::new(self.0.ready.reader(), PollFlags::POLLIN),
+                PollFd::new(self.0.shutdown.reader(), PollFlags::POLLIN),
+                PollFd::new(self.0.freed.reader(), PollFlags::POLLIN),
+            ];
+            match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
+                Ok(0) => return Err(Error::TimedOut),
+                Ok(_) if fds[0].any().unwrap_or(false) => return Ok(()),
+                Ok(_) => return Err(Error::Canceled("this process will not serve".into())),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Error::system("cannot wait for flip_ready", errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pid of the last successor that was started.
+    pub fn successor_pid(&self) -> Result<i32> {
+        self.alone("flip_successor_pid")?;
+        match self.0.published.successor.load(SeqCst) {
+            0 => Err(Error::NotFound("no successor was started yet".into())),
+            pid => Ok(pid),
+        }
+    }
+
+    /// Counts a connection that was accepted elsewhere.
+    pub fn conn_begin() {
+        CONNECTIONS.begin();
+    }
+
+    /// The end of a connection.
+    pub fn conn_end() {
+        CONNECTIONS.end();
+    }
+
+    /// Open connections.
+    pub fn conn_count(&self) -> u64 {
+        CONNECTIONS.count()
+    }
+
+    /// Waits until no connection is left. `ETIME`: the drain deadline; `ECANCELED`: a second stop cut it short, or the
+    /// handle was freed; `EINVAL` before shutdown. Goes on after a signal handler.
+    pub fn drain(&self, deadline: Option<Instant>) -> Result<()> {
+        if !self.is_shut_down() {
+            return Err(Error::Invalid("cannot drain: shutdown has not begun".into()));
+        }
+        if fork::in_child() {
+            self.0.start_drain();
+        }
+        loop {
+            let ticket = CONNECTIONS.ticket();
+            if CONNECTIONS.count() == 0 {
+                return Ok(());
+            }
+            if self.0.freed.fired() && !fork::in_child() {
+                return Err(Error::Canceled("the handle was freed meanwhile".into()));
+            }
+            let left = self.0.drain_left();
+            if left.is_zero() {
+                let open = CONNECTIONS.count();
+                return Err(match self.0.published.drain_cut.load(SeqCst) {
+                    true => Error::Canceled(format!("a second stop cut the drain short; {open} connections open")),
+                    false => Error::Deadline(format!("the drain deadline passed with {open} connections open")),
+                });
+            }
+            let caller = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if caller.is_some_and(|left| left.is_zero()) {
+                return Err(Error::TimedOut);
+            }
+            CONNECTIONS.wait(ticket, Some(caller.map_or(left, |caller| caller.min(left))));
+        }
+    }
+
+    /// All but what is named in DESIGN for forked children.
+    fn alone(&self, call: &'static str) -> Result<()> {
+        if fork::in_child() { Err(Error::ForkedChild(call)) } else { Ok(()) }
+    }
+}
+
+impl Inner {
+    /// Nothing is lost when the supervisor is gone: the caller then sees the freed latch.
+    pub fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+        let _ = fd::eventfd_write(self.wake.as_fd());
+    }
+
+    /// The drain deadline begins, unless it has begun.
+    pub fn start_drain(&self) {
+        let deadline = fd::monotonic_ns().saturating_add(self.config.drain_timeout.as_nanos() as u64);
+        let _ = self.published.drain_deadline.compare_exchange(0, deadline, SeqCst, SeqCst);
+        CONNECTIONS.start_draining();
+    }
+
+    fn drain_left(&self) -> Duration {
+        Duration::from_nanos(
+            self.published.drain_deadline.load(SeqCst).saturating_sub(fd::monotonic_ns()),
+        )
+    }
+}
+
+/// The byte of the shutdown latch.
+pub(crate) fn shutdown_byte(kind: Shutdown) -> u8 {
+    match kind {
+        Shutdown::Upgrade => 1,
+        Shutdown::Stop => 2,
+        Shutdown::Detach => 3,
+    }
+}
+
+fn shutdown_from(byte: u8) -> Option<Shutdown> {
+    [Shutdown::Upgrade, Shutdown::Stop, Shutdown::Detach].into_iter().find(|kind| shutdown_byte(*kind) == byte)
+}

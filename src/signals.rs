@@ -1,0 +1,187 @@
+//! Requests that come from signals, and from `flip_request`, which a handler of the host's own may call.
+//!
+//! All of it is async-signal-safe: a bit in an atomic and a write to the supervisor's wake descriptor. Handlers run
+//! on the alternate stack where there is one (Go needs that), restart system calls, keep errno, do nothing in a forked
+//! child, and call the handler that was there before.
+
+use crate::config::Binding;
+use crate::error::{Error, Result};
+use crate::upgrade::Request;
+use nix::errno::Errno;
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering::SeqCst};
+
+const HIGHEST: usize = 64;
+
+static REQUESTS: AtomicU32 = AtomicU32::new(0);
+static WAKE: AtomicI32 = AtomicI32::new(-1);
+/// How many are between reading WAKE and having written to it.
+static WRITING: AtomicU32 = AtomicU32::new(0);
+static OWNER: AtomicI32 = AtomicI32::new(0);
+static TABLE: [Slot; HIGHEST + 1] = [const { Slot::new() }; HIGHEST + 1];
+
+/// One signal: what it asks for, and what was there before.
+struct Slot {
+    /// 0: not ours.
+    request: AtomicU8,
+    known: AtomicBool,
+    previous: UnsafeCell<MaybeUninit<libc::sigaction>>,
+}
+
+// SAFETY: `previous` is written before `known` is set and while no handler of ours is installed for that signal.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    const fn new() -> Slot {
+        Slot {
+            request: AtomicU8::new(0),
+            known: AtomicBool::new(false),
+            previous: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+}
+
+fn bit(request: Request) -> u32 {
+    match request {
+        Request::Upgrade => 1,
+        Request::Stop => 2,
+        Request::Detach => 4,
+    }
+}
+
+/// Asks the supervisor. Async-signal-safe. False: there is none.
+pub fn request(request: Request) -> bool {
+    REQUESTS.fetch_or(bit(request), SeqCst);
+    WRITING.fetch_add(1, SeqCst);
+    let wake = WAKE.load(SeqCst);
+    let there = wake >= 0;
+    if there {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the descriptor stays open while WRITING is not 0; an eventfd takes 8 bytes.
+        unsafe { libc::write(wake, one.as_ptr().cast(), one.len()) };
+    }
+    WRITING.fetch_sub(1, SeqCst);
+    there
+}
+
+/// What was asked for since the last call, each once.
+pub fn take_requests() -> Vec<Request> {
+    let bits = REQUESTS.swap(0, SeqCst);
+    [Request::Stop, Request::Detach, Request::Upgrade].into_iter().filter(|one| bits & bit(*one) != 0).collect()
+}
+
+/// Requests go to this descriptor from now on.
+pub fn connect(wake: BorrowedFd) {
+    REQUESTS.store(0, SeqCst);
+    // SAFETY: getpid has no conditions.
+    OWNER.store(unsafe { libc::getpid() }, SeqCst);
+    WAKE.store(wake.as_raw_fd(), SeqCst);
+}
+
+/// Nobody writes to the wake descriptor when this returns.
+pub fn disconnect() {
+    WAKE.store(-1, SeqCst);
+    while WRITING.load(SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// Installs a handler for each; `ignored` tells what the process was started with. Undone when one of them fails.
+pub fn install(bindings: &[Binding], ignored: impl Fn(i32) -> bool) -> Result<()> {
+    for binding in bindings {
+        if binding.by_default && ignored(binding.signal) {
+            continue;
+        }
+        if let Err(errno) = install_one(binding) {
+            restore();
+            return Err(Error::system(format!("cannot handle signal {}", binding.signal), errno));
+        }
+    }
+    Ok(())
+}
+
+fn install_one(binding: &Binding) -> Result<(), Errno> {
+    crate::sys::fault::at("sigaction")?;
+    let slot = &TABLE[binding.signal as usize];
+    let mut previous = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asking only; the kernel fills `previous`.
+    Errno::result(unsafe { libc::sigaction(binding.signal, std::ptr::null(), previous.as_mut_ptr()) })?;
+    // SAFETY: not known yet, so no handler reads it.
+    unsafe { *slot.previous.get() = previous };
+    slot.request.store(bit(binding.request) as u8, SeqCst);
+    slot.known.store(true, SeqCst);
+    // SAFETY: all zero is a valid sigaction; the fields that matter follow.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = handler as *const () as usize;
+    action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_SIGINFO;
+    // SAFETY: a valid action, and a handler that stays loaded.
+    let done = Errno::result(unsafe { libc::sigaction(binding.signal, &action, std::ptr::null_mut()) });
+    if done.is_err() {
+        slot.request.store(0, SeqCst);
+        slot.known.store(false, SeqCst);
+    }
+    done.map(drop)
+}
+
+/// Gives the signals back, where the handler is still ours.
+pub fn restore() {
+    for (signal, slot) in TABLE.iter().enumerate() {
+        if slot.request.swap(0, SeqCst) != 0 {
+            give_back(signal as i32, slot);
+        }
+        slot.known.store(false, SeqCst);
+    }
+}
+
+/// The same in a forked child, whose signals are its own business. Async-signal-safe.
+pub fn restore_in_child() {
+    WAKE.store(-1, SeqCst);
+    WRITING.store(0, SeqCst);
+    restore();
+}
+
+fn give_back(signal: i32, slot: &Slot) {
+    let mut current = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asking only; then setting what was there before us, which `known` says was stored.
+    unsafe {
+        if libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) == 0
+            && current.assume_init().sa_sigaction == handler as *const () as usize
+        {
+            libc::sigaction(signal, (*slot.previous.get()).as_ptr(), std::ptr::null_mut());
+        }
+    }
+}
+
+extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let errno = Errno::last_raw();
+    let slot = &TABLE[(signal as usize).min(HIGHEST)];
+    // SAFETY: getpid is async-signal-safe.
+    if OWNER.load(SeqCst) == unsafe { libc::getpid() } {
+        match slot.request.load(SeqCst) {
+            1 => _ = request(Request::Upgrade),
+            2 => _ = request(Request::Stop),
+            4 => _ = request(Request::Detach),
+            _ => {}
+        }
+    }
+    if slot.known.load(SeqCst) {
+        // SAFETY: `known` says it was stored.
+        let previous = unsafe { (*slot.previous.get()).assume_init() };
+        if previous.sa_sigaction != libc::SIG_DFL && previous.sa_sigaction != libc::SIG_IGN {
+            // SAFETY: the host installed this handler with these flags, which say how it is called.
+            unsafe {
+                if previous.sa_flags & libc::SA_SIGINFO != 0 {
+                    let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                        std::mem::transmute(previous.sa_sigaction);
+                    call(signal, info, context);
+                } else {
+                    let call: extern "C" fn(libc::c_int) = std::mem::transmute(previous.sa_sigaction);
+                    call(signal);
+                }
+            }
+        }
+    }
+    Errno::set_raw(errno);
+}
