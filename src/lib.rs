@@ -3,6 +3,8 @@
 //! The map of the house. Arrows run downwards: `ffi` and the bindings → `flip` → `supervisor` → `upgrade`, `spawn`,
 //! `channel`, … → `error`. Nothing outside `ffi` knows that C exists.
 
+pub mod address;
 pub mod error;
+pub mod socket;
 pub mod sys;
 pub mod upgrade;

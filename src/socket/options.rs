@@ -1,0 +1,79 @@
+//! Socket options and path permissions: what must be set before bind(2), and what can be set on a socket that serves.
+//! Called by `socket` when it makes one, and by the registry when `flip_ready` has returned 0.
+
+use super::path::{hold_socket, permit};
+use super::trying;
+use crate::address::{Address, Options};
+use crate::error::{Error, Result};
+use crate::sys::net;
+use nix::errno::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// What bind(2) looks at.
+pub fn before_bind(fd: BorrowedFd<'_>, domain: i32, v6only: Option<bool>, address: &Address) -> Result<()> {
+    let what = trying(address);
+    let Options { reuseport, freebind, transparent, device, .. } = &address.options;
+    let v6 = domain == libc::AF_INET6;
+    let (level, free, transp) = if v6 {
+        (libc::SOL_IPV6, libc::IPV6_FREEBIND, libc::IPV6_TRANSPARENT)
+    } else {
+        (libc::SOL_IP, libc::IP_FREEBIND, libc::IP_TRANSPARENT)
+    };
+    // For UDP it would let another process take the port away. For TCP it skips TIME_WAIT only.
+    let reuseaddr = address.accepts().then_some(true);
+    let switches = [
+        ("reuseaddr", reuseaddr, libc::SOL_SOCKET, libc::SO_REUSEADDR),
+        ("reuseport", *reuseport, libc::SOL_SOCKET, libc::SO_REUSEPORT),
+        ("v6only", v6only.filter(|_| v6), libc::SOL_IPV6, libc::IPV6_V6ONLY),
+        ("freebind", *freebind, level, free),
+        ("transparent", *transparent, level, transp),
+    ];
+    for (key, value, level, name) in switches {
+        if let Some(on) = value {
+            set(fd, &what, key, level, name, i32::from(on))?;
+        }
+    }
+    if let Some(device) = device {
+        net::set_device(fd, device).map_err(|errno| refused(&what, "device", errno))?;
+    }
+    Ok(())
+}
+
+/// What TCP takes at any time.
+pub fn apply_tcp(what: &str, fd: BorrowedFd<'_>, options: &Options) -> Result<()> {
+    let all = [
+        ("nodelay", options.nodelay.map(i32::from), libc::TCP_NODELAY),
+        ("defer", options.defer, libc::TCP_DEFER_ACCEPT),
+        ("fastopen", options.fastopen, libc::TCP_FASTOPEN),
+    ];
+    for (key, value, name) in all {
+        if let Some(value) = value {
+            set(fd, what, key, libc::SOL_TCP, name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings an inherited socket to what the address asks: backlog, nodelay, defer, fastopen, mode, owner. What the
+/// address does not name stays as it is. The socket is shared: call when `flip_ready` has returned, never before.
+pub fn apply_live(fd: BorrowedFd<'_>, address: &Address) -> Result<()> {
+    let what = format!("cannot change {}", address.endpoint);
+    apply_tcp(&what, fd, &address.options)?;
+    if let Some(backlog) = address.options.backlog {
+        net::listen(fd, backlog).map_err(|errno| refused(&what, "backlog", errno))?;
+    }
+    let Options { mode, owner, .. } = &address.options;
+    if let Some(path) = address.path().filter(|_| mode.is_some() || owner.is_some()) {
+        let (held, _) = hold_socket(&what, path)?;
+        permit(&what, held.as_fd(), owner.as_ref(), *mode)?;
+    }
+    Ok(())
+}
+
+fn set(fd: BorrowedFd<'_>, what: &str, key: &str, level: i32, name: i32, value: i32) -> Result<()> {
+    net::set_option(fd, level, name, value).map_err(|errno| refused(what, key, errno))
+}
+
+fn refused(what: &str, key: &str, errno: Errno) -> Error {
+    Error::system(format!("{what}: the option {key} was refused"), errno)
+}
