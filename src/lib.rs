@@ -3,5 +3,6 @@
 //! The map of the house. Arrows run downwards: `ffi` and the bindings → `flip` → `supervisor` → `upgrade`, `spawn`,
 //! `channel`, … → `error`. Nothing outside `ffi` knows that C exists.
 
+pub mod channel;
 pub mod error;
 pub mod sys;

@@ -2,3 +2,5 @@
 //! ([`fault`]). Wrappers return [`nix::errno::Errno`]; the caller knows what was tried and makes the sentence.
 
 pub mod fault;
+pub mod fd;
+pub mod scm;
