@@ -3,8 +3,25 @@
 //! The map of the house. Arrows run downwards: `ffi` and the bindings → `flip` → `supervisor` → `upgrade`, `spawn`,
 //! `channel`, … → `error`. Nothing outside `ffi` knows that C exists.
 
+mod accept;
 pub mod address;
+pub mod channel;
+pub mod config;
+mod drain;
 pub mod error;
+pub mod flip;
+mod fork;
+pub mod handle;
+pub mod inherit;
+pub mod latch;
+mod log;
+pub mod program;
+mod registry;
+mod reply;
+mod signals;
 pub mod socket;
+pub mod spawn;
+pub mod startup;
+mod supervisor;
 pub mod sys;
 pub mod upgrade;

@@ -1,0 +1,312 @@
+//! Descriptors, and the clock and process facts that the hand-over needs beside them. Every descriptor made here is
+//! CLOEXEC and at least 3: a host that runs with 0, 1 or 2 closed must not find a channel where it expects its
+//! standard output. Called by `channel`, `inherit`, the supervisor and the latches; sockets with messages: [`super::scm`].
+
+use super::fault;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
+use nix::poll::{PollFd, ppoll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair as nix_socketpair};
+use nix::sys::time::TimeSpec;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// The first number above standard input, output and error.
+pub const FIRST: RawFd = 3;
+
+/// A connected pair of unix sockets of this type.
+pub fn socketpair(kind: SockType) -> Result<(OwnedFd, OwnedFd), Errno> {
+    fault::at("socketpair")?;
+    let (one, other) = nix_socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
+    Ok((at_least_3(one)?, at_least_3(other)?))
+}
+
+/// The same descriptor, under a higher number if it got one of the standard three.
+pub fn at_least_3(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() >= FIRST { Ok(fd) } else { dup_cloexec(fd.as_fd(), FIRST) }
+}
+
+/// A CLOEXEC duplicate with a number of at least `min`.
+pub fn dup_cloexec(fd: BorrowedFd, min: RawFd) -> Result<OwnedFd, Errno> {
+    fault::at("dup")?;
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(min))?;
+    // SAFETY: the kernel has just made this number for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Keeps a descriptor from programs that this process starts.
+pub fn set_cloexec(fd: BorrowedFd) -> Result<(), Errno> {
+    set_cloexec_raw(fd.as_raw_fd())
+}
+
+/// [`set_cloexec`] for a number that an environment variable names; `EBADF` if it is not open.
+pub fn set_cloexec_raw(number: RawFd) -> Result<(), Errno> {
+    fault::at("fcntl")?;
+    let flags = descriptor_flags(number)?;
+    // SAFETY: F_SETFD takes an int and touches no memory.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, (flags | FdFlag::FD_CLOEXEC).bits()) })
+        .map(drop)
+}
+
+/// Whether a number that an environment variable names is an open descriptor.
+pub fn is_open(number: RawFd) -> bool {
+    descriptor_flags(number).is_ok()
+}
+
+fn descriptor_flags(number: RawFd) -> Result<FdFlag, Errno> {
+    // SAFETY: F_GETFD touches no memory and takes any number.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) }).map(FdFlag::from_bits_retain)
+}
+
+/// The domain and the type of a socket (`AF_UNIX`, `SOCK_SEQPACKET`); `ENOTSOCK` for anything else.
+pub fn socket_kind(fd: BorrowedFd) -> Result<(libc::c_int, libc::c_int), Errno> {
+    fault::at("getsockopt")?;
+    Ok((int_option(fd, libc::SO_DOMAIN)?, int_option(fd, libc::SO_TYPE)?))
+}
+
+fn int_option(fd: BorrowedFd, option: libc::c_int) -> Result<libc::c_int, Errno> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, an int, to `value`.
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut length)
+    };
+    Errno::result(result).map(|_| value)
+}
+
+/// Waits until one of them has something to say; 0 when the time is over (`None`: no limit). `EINTR` is the
+/// caller's, who knows whether to go on.
+pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, Errno> {
+    fault::at("poll")?;
+    let time_spec = |time: Duration| {
+        TimeSpec::new(time.as_secs().min(i32::MAX as u64) as libc::time_t, time.subsec_nanos().into())
+    };
+    let timeout = timeout.map(time_spec);
+    ppoll(fds, timeout, None).map(|ready| usize::try_from(ready).unwrap_or(0))
+}
+
+/// A counter for waking a poll: non-blocking, at 0.
+pub fn eventfd() -> Result<OwnedFd, Errno> {
+    fault::at("eventfd")?;
+    // SAFETY: takes two numbers, makes a descriptor.
+    let number = Errno::result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: the kernel has just made this number for us.
+    at_least_3(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes an eventfd readable. Async-signal-safe; a counter that is full is readable already.
+pub fn eventfd_write(fd: BorrowedFd) -> Result<(), Errno> {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes of our own stack.
+    match Errno::result(unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) }) {
+        Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes an eventfd unreadable again; how often it was written since, 0 if it was not.
+pub fn eventfd_drain(fd: BorrowedFd) -> Result<u64, Errno> {
+    fault::at("eventfd-drain")?;
+    let mut count = [0; 8];
+    match nix::unistd::read(fd, &mut count) {
+        Ok(_) => Ok(u64::from_ne_bytes(count)),
+        Err(Errno::EAGAIN) => Ok(0),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// An empty file in memory that can be sealed. Not executable where the kernel can say so (6.3), since a sysctl
+/// there (`vm.memfd_noexec`) may forbid any other.
+pub fn memfd(name: &CStr) -> Result<OwnedFd, Errno> {
+    fault::at("memfd_create")?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let fd = match memfd_create(name, flags | no_exec) {
+        Err(Errno::EINVAL) => memfd_create(name, flags)?,
+        result => result?,
+    };
+    at_least_3(fd)
+}
+
+const SEALED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+
+/// Nothing changes this memfd any more, by whatever descriptor. `EBUSY` while a writable shared mapping exists.
+pub fn seal(fd: BorrowedFd) -> Result<(), Errno> {
+    fault::at("seal")?;
+    fcntl(fd, FcntlArg::F_ADD_SEALS(SEALED | SealFlag::F_SEAL_SEAL)).map(drop)
+}
+
+/// Whether [`seal`] was done to it; false for what is no memfd.
+pub fn is_sealed(fd: BorrowedFd) -> bool {
+    fcntl(fd, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SEALED))
+}
+
+/// A read-only descriptor for the same memfd with a file offset of its own, 0.
+pub fn reopen_read_only(fd: BorrowedFd) -> Result<OwnedFd, Errno> {
+    fault::at("reopen")?;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    at_least_3(nix::fcntl::open(
+        path.as_str(),
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?)
+}
+
+/// The size of a file in bytes.
+pub fn size(fd: BorrowedFd) -> Result<u64, Errno> {
+    fault::at("fstat")?;
+    nix::sys::stat::fstat(fd).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// Writes all of it at the descriptor's offset.
+pub fn write_all(fd: BorrowedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    fault::at("write")?;
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The first `length` bytes of a file, from its start, whatever its offset; fewer if it is shorter.
+pub fn read_from_start(fd: BorrowedFd, length: usize) -> Result<Vec<u8>, Errno> {
+    fault::at("pread")?;
+    let mut bytes = vec![0; length];
+    let mut done = 0;
+    while done < length {
+        match nix::sys::uio::pread(fd, &mut bytes[done..], done as libc::off_t) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes)
+}
+
+/// The soft limit on descriptor numbers, for the error that names it.
+pub fn descriptor_limit() -> Option<u64> {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+}
+
+/// Random bytes that nobody can guess. Never waits, not even for the entropy of a machine that has just booted.
+pub fn random_16() -> Result<[u8; 16], Errno> {
+    fault::at("getrandom")?;
+    let mut bytes = [0u8; 16];
+    let mut fill = |flags| {
+        // SAFETY: the kernel writes at most the 16 bytes it is given.
+        Errno::result(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), flags) })
+    };
+    // Up to 256 bytes come whole or not at all: getrandom(2).
+    match fill(libc::GRND_NONBLOCK) {
+        Err(Errno::EAGAIN) => fill(libc::GRND_INSECURE)?,
+        result => result?,
+    };
+    Ok(bytes)
+}
+
+/// Now, by CLOCK_MONOTONIC, which both sides of a hand-over share.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec. It cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+}
+
+/// When a process started, in clock ticks since boot: with the pid it names one process, for ever. `ESRCH` for none.
+pub fn start_time(pid: u32) -> Result<u64, Errno> {
+    fault::at("start-time")?;
+    let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Errno::ESRCH),
+        Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
+    };
+    start_time_field(&stat).ok_or(Errno::EIO)
+}
+
+/// Field 22 of proc_pid_stat(5), counted from behind the command: that may hold spaces and parentheses itself.
+fn start_time_field(stat: &[u8]) -> Option<u64> {
+    let behind_command = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+    let field =
+        behind_command.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(22 - 3)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// Whether this program runs with more rights than who started it (set-user-id …): its environment is not to be trusted.
+pub fn secure_execution() -> bool {
+    // SAFETY: reads a value that the kernel left at exec.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::PollFlags;
+
+    #[test]
+    fn the_start_time_is_found_behind_a_command_with_parentheses() {
+        let stat = b"7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 111 222\n";
+        assert_eq!(start_time_field(stat), Some(98765));
+        assert_eq!(start_time_field(b"7 (a"), None);
+        assert_eq!(start_time_field(b"7 (a) S 1"), None);
+        assert!(start_time(std::process::id()).unwrap() > 0);
+        assert_eq!(start_time(u32::MAX), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn a_sealed_memfd_takes_no_more_bytes_and_reads_from_its_start() {
+        let fd = memfd(c"test").unwrap();
+        write_all(fd.as_fd(), b"hello").unwrap();
+        assert!(!is_sealed(fd.as_fd()));
+        seal(fd.as_fd()).unwrap();
+        assert!(is_sealed(fd.as_fd()));
+        assert_eq!(write_all(fd.as_fd(), b"x"), Err(Errno::EPERM));
+        assert_eq!(read_from_start(fd.as_fd(), 99).unwrap(), b"hello");
+        assert_eq!(size(fd.as_fd()), Ok(5));
+        let reader = reopen_read_only(fd.as_fd()).unwrap();
+        let mut bytes = [0; 9];
+        assert_eq!(nix::unistd::read(&reader, &mut bytes), Ok(5));
+    }
+
+    #[test]
+    fn an_eventfd_is_readable_from_write_to_drain() {
+        let fd = eventfd().unwrap();
+        let readable =
+            || poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], Some(Duration::ZERO)).unwrap();
+        assert_eq!(readable(), 0);
+        eventfd_write(fd.as_fd()).unwrap();
+        eventfd_write(fd.as_fd()).unwrap();
+        assert_eq!(readable(), 1);
+        assert_eq!(eventfd_drain(fd.as_fd()), Ok(2));
+        assert_eq!(readable(), 0);
+        assert_eq!(eventfd_drain(fd.as_fd()), Ok(0));
+    }
+
+    #[test]
+    fn poll_returns_at_its_time_and_takes_the_longest_there_is() {
+        let before = monotonic_ns();
+        assert_eq!(poll(&mut [], Some(Duration::from_millis(20))), Ok(0));
+        assert!(monotonic_ns() - before >= 20_000_000);
+        let fd = eventfd().unwrap();
+        eventfd_write(fd.as_fd()).unwrap();
+        assert_eq!(poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], Some(Duration::MAX)), Ok(1));
+    }
+
+    #[test]
+    fn random_bytes_differ() {
+        assert_ne!(random_16().unwrap(), random_16().unwrap());
+    }
+
+    #[test]
+    fn a_number_that_is_not_open_is_said_to_be_so() {
+        assert!(!is_open(999_999));
+        assert_eq!(set_cloexec_raw(999_999), Err(Errno::EBADF));
+    }
+}
