@@ -1,0 +1,339 @@
+//! The thread that polls, feeds the state machine and carries out its actions, in order.
+//!
+//! It runs none of the host's code and blocks every signal but the two that the C library needs. What it knows of the
+//! world is three kinds of descriptor: channels (what the others say), pidfds (that they died) and its wake descriptor
+//! (what the host and signals ask, what the spawner reports). All that a dead process sent is read before its death
+//! is told to the machine.
+
+mod actions;
+mod peers;
+mod spawner;
+
+use crate::channel::{Hello, ToPredecessor};
+use crate::error::{Error, Result};
+use crate::flip::{Inner, lock};
+use crate::fork::{NoFork, Private};
+use crate::latch::fired;
+use crate::log::{self, Level};
+use crate::registry::Frozen;
+use crate::reply::Reply;
+use crate::signals;
+use crate::sys::{fd, process};
+use crate::upgrade::{Event, Machine, Origin, Request, Timer};
+use crossbeam_channel::Receiver;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use peers::{Ended, Predecessor, Successor};
+use spawner::Spawner;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// From the request to execve.
+const SPAWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// From COMMIT to LIVE.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of a channel to its owner's death, and from the upgrade deadline to the successor's withdrawal.
+const GRACE: Duration = Duration::from_secs(10);
+/// From SIGTERM to SIGKILL.
+const TERM_TIMEOUT: Duration = Duration::from_secs(2);
+/// From SIGKILL to its pidfd.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the host's threads ask.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A thread is in `flip_ready`; the number tells it from others.
+    Ready(usize, Reply<Result<()>>),
+    /// It leaves, unless it has been answered already.
+    LeaveReady(usize),
+    /// An upgrade, and who is told how it went.
+    Upgrade(Reply<Result<i32>>),
+    /// `flip_free`, and who is told that it may return.
+    Free(Reply<()>),
+    /// The same with nobody to tell.
+    FreeUnanswered,
+}
+
+/// Everything the thread owns.
+pub(super) struct Supervisor {
+    inner: Arc<Inner>,
+    inbox: Receiver<Command>,
+    machine: Machine,
+    predecessor: Option<Predecessor>,
+    successor: Option<Successor>,
+    /// Older generations that still drain.
+    drainers: Vec<crate::channel::Process>,
+    /// Successors that are not watched any more; reaped if they end as our children.
+    lingering: Vec<OwnedFd>,
+    spawner: Spawner,
+    timers: BTreeMap<Timer, Instant>,
+    ready_callers: Vec<(usize, Reply<Result<()>>)>,
+    /// Who asked for the upgrade under way.
+    upgrade_caller: Option<Reply<Result<i32>>>,
+    /// The request that is being handled.
+    asking: Option<Reply<Result<i32>>>,
+    free_caller: Option<Reply<()>>,
+    upgrade_deadline: Instant,
+    /// Until when this process, as a successor, waits for COMMIT.
+    commit_deadline: Instant,
+    finished: bool,
+}
+
+/// Starts the supervisor and the spawner. On an error neither runs.
+pub(crate) fn start(
+    inner: &Arc<Inner>,
+    inbox: Receiver<Command>,
+    predecessor: Option<(ToPredecessor, Hello)>,
+) -> Result<Vec<JoinHandle<()>>> {
+    let (spawner, spawner_thread) = Spawner::start(inner)?;
+    let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
+    let unsupported = (std::process::id() == 1).then(|| {
+        "process 1 cannot replace itself: its end would end the container; run the server under an init".to_string()
+    });
+    let machine = Machine::new(predecessor.is_some(), draining, inner.config.max_draining, unsupported);
+    let now = Instant::now();
+    let (predecessor, drainers, commit_deadline) = match predecessor {
+        None => (None, Vec::new(), now),
+        Some((channel, hello)) => {
+            let left = hello.commit_deadline.saturating_sub(fd::monotonic_ns());
+            let channel = NoFork::hold().private(channel);
+            let predecessor = Predecessor::new(channel, hello.predecessor);
+            (Some(predecessor), hello.drainers, now + Duration::from_nanos(left))
+        }
+    };
+    let supervisor = Supervisor {
+        inner: Arc::clone(inner),
+        inbox,
+        machine,
+        predecessor,
+        successor: None,
+        drainers,
+        lingering: Vec::new(),
+        spawner,
+        timers: BTreeMap::new(),
+        ready_callers: Vec::new(),
+        upgrade_caller: None,
+        asking: None,
+        free_caller: None,
+        upgrade_deadline: now,
+        commit_deadline,
+        finished: false,
+    };
+    let thread = process::with_signals_blocked(|| {
+        std::thread::Builder::new().name("flip-supervisor".into()).spawn(move || supervisor.run())
+    });
+    match thread {
+        Ok(thread) => Ok(vec![thread, spawner_thread]),
+        // The spawner ends by itself: the other end of its queue was moved into the closure that never ran.
+        Err(error) => Err(thread_error(&error)),
+    }
+}
+
+pub(super) fn thread_error(error: &std::io::Error) -> Error {
+    Error::system("cannot start a thread of the library", Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+}
+
+impl Supervisor {
+    fn run(mut self) {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while !self.finished {
+                self.turn();
+            }
+        }));
+        if result.is_err() {
+            // The host serves on, without upgrades: every call that waits is told.
+            crate::handle::poison("the supervisor panicked");
+            self.inner.freed.fire(0);
+        }
+        if let Some(caller) = self.free_caller.take() {
+            caller.send(());
+        }
+    }
+
+    /// Waits for something and handles all of it.
+    fn turn(&mut self) {
+        self.wait();
+        let _ = fd::eventfd_drain(self.inner.wake.as_fd());
+        self.take_commands();
+        for request in signals::take_requests() {
+            self.feed(Event::Ask(request, Origin::Unanswered));
+        }
+        self.take_spawn_report();
+        self.listen_to_predecessor();
+        self.listen_to_successor();
+        self.look_after_the_old();
+        self.reap();
+        self.expire();
+    }
+
+    fn wait(&self) {
+        let mut fds: Vec<BorrowedFd> = vec![self.inner.wake.as_fd()];
+        fds.extend(self.predecessor.iter().flat_map(Predecessor::watched));
+        fds.extend(self.successor.iter().flat_map(Successor::watched));
+        fds.extend(self.drainers.iter().map(|drainer| drainer.pidfd.as_fd()));
+        fds.extend(self.lingering.iter().map(AsFd::as_fd));
+        let mut fds: Vec<PollFd> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let next = self.timers.values().min().map(|at| at.saturating_duration_since(Instant::now()));
+        if let Err(errno) = fd::poll(&mut fds, next)
+            && errno != Errno::EINTR
+        {
+            log::write(Level::Error, format_args!("poll: {}", crate::error::explain(errno)));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Ready(id, caller) => {
+                    self.ready_callers.push((id, caller));
+                    self.feed(Event::HostReady);
+                }
+                Command::LeaveReady(id) => {
+                    if let Some(index) = self.ready_callers.iter().position(|(caller, _)| *caller == id) {
+                        self.ready_callers.remove(index).1.send(Err(Error::TimedOut));
+                        if self.ready_callers.is_empty() {
+                            self.feed(Event::HostLeft);
+                        }
+                    }
+                }
+                Command::Upgrade(caller) => {
+                    self.asking = Some(caller);
+                    self.feed(Event::Ask(Request::Upgrade, Origin::Answered));
+                    self.asking = None;
+                }
+                Command::Free(caller) => {
+                    self.free_caller = Some(caller);
+                    self.feed(Event::Free);
+                }
+                Command::FreeUnanswered => self.feed(Event::Free),
+            }
+        }
+    }
+
+    /// One event, everything that follows from it, and the timers of where it led.
+    fn feed(&mut self, event: Event) {
+        log::write(Level::Debug, format_args!("{event:?} in {:?}", self.machine.state()));
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.machine.step(event) {
+                log::write(Level::Debug, format_args!("  {action:?}"));
+                events.extend(self.act(action));
+            }
+        }
+        self.set_timers();
+        lock(&self.inner.registry).freeze(self.frozen());
+    }
+
+    fn frozen(&self) -> Frozen {
+        use crate::upgrade::State;
+        match self.machine.state() {
+            State::Upgrading(_) => Frozen::Upgrading,
+            State::Draining { .. } | State::Freed => Frozen::Released,
+            _ => Frozen::Open,
+        }
+    }
+
+    fn set_timers(&mut self) {
+        let wanted = self.machine.timers();
+        self.timers.retain(|timer, _| wanted.contains(timer));
+        for timer in wanted {
+            let at = match timer {
+                Timer::Upgrade => self.upgrade_deadline,
+                Timer::Commit => self.commit_deadline,
+                Timer::Spawn => Instant::now() + SPAWN_TIMEOUT,
+                Timer::Live => Instant::now() + LIVE_TIMEOUT,
+                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + GRACE,
+                Timer::Term => Instant::now() + TERM_TIMEOUT,
+                Timer::Kill => Instant::now() + KILL_TIMEOUT,
+            };
+            self.timers.entry(timer).or_insert(at);
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some((timer, _)) = self.timers.iter().find(|(_, at)| **at <= now) {
+            let timer = *timer;
+            self.timers.remove(&timer);
+            self.feed(Event::Timer(timer));
+        }
+    }
+
+    fn take_spawn_report(&mut self) {
+        if let Some((channel, report)) = self.spawner.report() {
+            match report {
+                Ok(spawned) => {
+                    log::write(Level::Info, format_args!("new process {} started", spawned.pid));
+                    let pid = spawned.pid.as_raw();
+                    self.inner.published.successor.store(pid, std::sync::atomic::Ordering::SeqCst);
+                    self.successor = Some(Successor::new(channel, spawned, self.spawner.started()));
+                    self.feed(Event::Spawned);
+                }
+                Err(error) => self.feed(Event::SpawnFailed(error.to_string())),
+            }
+        }
+    }
+
+    fn look_after_the_old(&mut self) {
+        let before = self.drainers.len();
+        self.drainers.retain(|drainer| !fired(drainer.pidfd.as_fd()));
+        for _ in self.drainers.len()..before {
+            self.feed(Event::DrainerGone);
+        }
+    }
+
+    /// Successors that were let go are still our children as long as we live.
+    fn reap(&mut self) {
+        self.lingering.retain(|pidfd| {
+            let ended = fired(pidfd.as_fd());
+            if ended {
+                let _ = peers::wait(pidfd.as_fd());
+            }
+            !ended
+        });
+    }
+
+    fn listen_to_predecessor(&mut self) {
+        loop {
+            let Some(predecessor) = &mut self.predecessor else { return };
+            match predecessor.next() {
+                None => return,
+                Some(Ended::Died) => {
+                    self.predecessor = None;
+                    self.feed(Event::PredecessorDied);
+                }
+                Some(Ended::HungUp) => self.feed(Event::PredecessorHungUp),
+                Some(Ended::Said(says)) => {
+                    if let crate::upgrade::PredecessorSays::Extend = says {
+                        self.commit_deadline = predecessor.commit_deadline.unwrap_or(self.commit_deadline);
+                        self.timers.remove(&Timer::Commit);
+                    }
+                    self.feed(Event::FromPredecessor(says));
+                }
+            }
+        }
+    }
+
+    fn listen_to_successor(&mut self) {
+        loop {
+            let Some(successor) = &mut self.successor else { return };
+            match successor.next() {
+                None => return,
+                Some(Ended::Died) => {
+                    let exit = successor.exit();
+                    self.feed(Event::SuccessorDied(exit));
+                    self.successor = None;
+                }
+                Some(Ended::HungUp) => self.feed(Event::SuccessorHungUp),
+                Some(Ended::Said(says)) => self.feed(Event::FromSuccessor(says)),
+            }
+        }
+    }
+}
+
+/// A descriptor that forked children do not keep, of a channel.
+pub(super) type PrivateChannel<T> = Private<T>;
