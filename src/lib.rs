@@ -4,4 +4,7 @@
 //! `channel`, … → `error`. Nothing outside `ffi` knows that C exists.
 
 pub mod error;
+pub mod program;
+pub mod spawn;
+pub mod startup;
 pub mod sys;

@@ -2,3 +2,4 @@
 //! ([`fault`]). Wrappers return [`nix::errno::Errno`]; the caller knows what was tried and makes the sentence.
 
 pub mod fault;
+pub mod process;
