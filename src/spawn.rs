@@ -34,6 +34,9 @@ use std::sync::atomic::Ordering;
 const STACK_SIZE: usize = 64 * 1024;
 const ENTRIES_SIZE: usize = 8 * 1024;
 
+/// How many descriptors a program may need before it can do anything about its limit.
+const OWN_NEEDS: u64 = 256;
+
 /// What the successor is to find. `F` is however the caller holds descriptors: owned, borrowed, in an Arc.
 #[derive(Debug)]
 pub struct Job<F> {
@@ -53,7 +56,8 @@ pub struct Job<F> {
     pub nonce: String,
     /// The mask to start with, and what to ignore.
     pub signals: StartSignals,
-    /// The soft limit of descriptor numbers to start with, as far as the hard limit allows.
+    /// The soft limit of descriptor numbers to start with, as far as the hard limit allows; raised by what is handed
+    /// over where that would leave the program next to none of its own.
     pub soft_limit: u64,
     /// Make it our parent's child instead of ours (CLONE_PARENT): where systemd itself started this process, so that
     /// it sees its end. We can then not wait for it.
@@ -107,7 +111,7 @@ impl<F: AsFd> Prepared<F> {
             return Err(Error::system(what, Errno::EMFILE));
         }
         let during = soft.max(if needed > soft { hard } else { 0 });
-        let after = job.soft_limit.min(hard);
+        let after = limit_of_the_new_program(job.soft_limit, needed).min(hard);
 
         let handover = Handover {
             descriptors: job.descriptors.len(),
@@ -152,6 +156,15 @@ impl<F: AsFd> Prepared<F> {
             _copies: copies,
             job,
         })
+    }
+}
+
+/// Not fewer than the program needs besides what is handed over: its loader fails where no number is left.
+fn limit_of_the_new_program(soft_limit: u64, handed_over: u64) -> u64 {
+    if handed_over.saturating_add(OWN_NEEDS) > soft_limit {
+        handed_over.saturating_add(soft_limit)
+    } else {
+        soft_limit
     }
 }
 
