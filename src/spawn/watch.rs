@@ -1,0 +1,77 @@
+//! The way to end a child that hangs before exec: the thread that spawns it is held by the kernel until then, so
+//! another one has to. `supervisor` keeps a [`Watch`] while a spawn runs.
+
+use super::child::{Report, Step};
+use crate::error::{Error, Result};
+use crate::sys::process::{self, Mapping};
+use nix::errno::Errno;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Shared between the thread that spawns and the one that watches the clock; one per spawn.
+#[derive(Clone)]
+pub struct Watch(Arc<Inner>);
+
+struct Inner {
+    report: Mapping<Report>,
+    phase: Mutex<Phase>,
+}
+
+/// Where the spawn is, as far as the watcher may act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not finished: the descriptor in the report is the spawn's, and open once the child has reported.
+    Running,
+    /// The child was killed by the watcher.
+    Killed,
+    /// The spawn has returned, the descriptor is the caller's.
+    Over,
+}
+
+impl Watch {
+    /// For one spawn.
+    pub fn new() -> Result<Watch> {
+        let report = Mapping::shared().map_err(|errno| Error::system("cannot prepare a spawn", errno))?;
+        Ok(Watch(Arc::new(Inner { report, phase: Mutex::new(Phase::Running) })))
+    }
+
+    /// Ends the child with SIGKILL if it has not exec'd yet, as far as can be told: the spawn then fails with
+    /// [`Error::Deadline`]. `false`: there is no child yet, or the spawn is over and its pidfd the way to go.
+    pub fn kill(&self) -> Result<bool> {
+        let mut phase = self.phase();
+        let report = self.report();
+        // The kernel writes the number before the descriptor is installed; a child that runs proves that it is.
+        if *phase != Phase::Running || report.pid.load(Ordering::Acquire) == 0 {
+            return Ok(*phase == Phase::Killed);
+        }
+        // SAFETY: open until `over` has taken the lock that is held here.
+        let pidfd = unsafe { BorrowedFd::borrow_raw(report.pidfd.load(Ordering::Acquire)) };
+        match process::pidfd_send_signal(pidfd, libc::SIGKILL) {
+            Ok(()) => {
+                *phase = Phase::Killed;
+                Ok(true)
+            }
+            Err(Errno::ESRCH) => Ok(false),
+            Err(errno) => Err(Error::system("cannot end a new process that does not start", errno)),
+        }
+    }
+
+    /// What the child is at, for a line about a spawn that hangs.
+    pub fn step(&self) -> Step {
+        Step::of(self.report().step.load(Ordering::Acquire))
+    }
+
+    pub(super) fn report(&self) -> &Report {
+        &self.0.report
+    }
+
+    /// The spawn is over: from now on `kill` touches nothing. Whether it was killed before.
+    pub(super) fn over(&self) -> bool {
+        std::mem::replace(&mut *self.phase(), Phase::Over) == Phase::Killed
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.0.phase.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
