@@ -43,7 +43,8 @@ impl Flip {
                     let soon = Instant::now() + EXHAUSTED;
                     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
                     match self.wait_for_listener(None, Some(until)) {
-                        Err(Error::TimedOut) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                        Err(Error::TimedOut) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                        }
                         other => other?,
                     }
                 }

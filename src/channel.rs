@@ -11,7 +11,7 @@ pub mod transport;
 pub mod wire;
 
 pub use message::{FromPredecessor, FromSuccessor, Hello, Nonce, Process};
-pub use table::{Keep, PathOwner, TableEntry};
+pub use table::{Keep, TableEntry};
 pub use transport::{Channel, Received, Sent, ToPredecessor, ToSuccessor, pair};
 
 #[cfg(test)]

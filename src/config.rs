@@ -51,8 +51,12 @@ impl Config {
         }
         // SAFETY: SIGRTMAX asks the C library for a constant.
         let last = libc::SIGRTMAX();
-        let unusable = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
-        if !(1..=last).contains(&signal) || unusable.contains(&signal) || (32..libc::SIGRTMIN()).contains(&signal) {
+        let unusable =
+            [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+        if !(1..=last).contains(&signal)
+            || unusable.contains(&signal)
+            || (32..libc::SIGRTMIN()).contains(&signal)
+        {
             return Err(Error::Invalid(format!("signal {signal} cannot be used for a request")));
         }
         self.signals.retain(|binding| binding.signal != signal);

@@ -11,7 +11,7 @@ use crate::inherit::{self, Inheritance};
 use crate::latch::Latch;
 use crate::program::Overrides;
 use crate::registry::Registry;
-use crate::reply::{Pending, Reply, reply};
+use crate::reply::{Pending, reply};
 use crate::signals;
 use crate::startup::Startup;
 use crate::supervisor::{self, Command};
@@ -87,26 +87,33 @@ impl Flip {
     /// `EBUSY`: there is a handle already. `EPROTO`: the environment says that we are a successor, and something about it is
     /// wrong. Else the errno of what failed.
     pub fn init(config: Config) -> Result<Flip> {
+        if fork::in_child() {
+            return Err(Error::ForkedChild("flip_init"));
+        }
         let only = Only::take()?;
         fork::install();
         crate::log::init();
         let startup = Startup::capture()?;
-        let inherited = inherit::inherit(&startup.environment, std::process::id(), startup.secure)?;
-        for name in &inherited.consumed {
+        let environment = inherit::Environment::from_vars(std::env::vars_os());
+        // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and it
+        // forgets them below.
+        let inherited = unsafe { inherit::find(&environment, std::process::id(), startup.secure) }?;
+        for name in &inherited.remove {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
             unsafe { std::env::remove_var(name) };
         }
         let (predecessor, generation, registry) = match inherited.inheritance {
             Inheritance::Fresh { listen_fds } => (None, 0, Registry::fresh(listen_fds)),
-            Inheritance::Upgrade { channel, hello, descriptors } => {
-                let generation = hello.generation;
-                (Some((channel, hello)), generation, Registry::inherited(descriptors))
+            Inheritance::Upgrade(upgrade) => {
+                let generation = upgrade.hello.generation;
+                (Some((upgrade.channel, upgrade.hello)), generation, Registry::inherited(upgrade.descriptors))
             }
         };
         CONNECTIONS.restart();
         let (commands, inbox) = crossbeam_channel::unbounded();
         let no_fork = NoFork::hold();
-        let wake = no_fork.private(fd::eventfd().map_err(|errno| Error::system("cannot make an eventfd", errno))?);
+        let wake =
+            no_fork.private(fd::eventfd().map_err(|errno| Error::system("cannot make an eventfd", errno))?);
         drop(no_fork);
         let inner = Arc::new(Inner {
             generation,
@@ -143,6 +150,10 @@ impl Flip {
     pub fn free(&self) -> Result<()> {
         let inner = &self.0;
         if fork::in_child() {
+            // Held by another thread of the parent at the fork, it stays held for ever: then the copies stay too.
+            if let Ok(mut registry) = inner.registry.try_lock() {
+                registry.close_listeners();
+            }
             return Ok(());
         }
         let Some(only) = lock(&inner.only).take() else { return Err(Error::Freed) };
@@ -165,7 +176,6 @@ impl Flip {
         for thread in lock(&inner.threads).drain(..) {
             let _ = thread.join();
         }
-        lock(&inner.registry).close_all();
         drop(only);
         Ok(())
     }
@@ -249,12 +259,12 @@ impl Flip {
         }
     }
 
-    /// Asks and returns. Async-signal-safe.
-    pub fn request(request: Request) -> Result<()> {
+    /// Asks and returns. Async-signal-safe, hence a bare errno: `ECHILD` in a forked child, `EBADF` without a handle.
+    pub fn request(request: Request) -> std::result::Result<(), Errno> {
         if fork::in_child() {
-            return Err(Error::ForkedChild("flip_request"));
+            return Err(Errno::ECHILD);
         }
-        if signals::request(request) { Ok(()) } else { Err(Error::Freed) }
+        if signals::request(request) { Ok(()) } else { Err(Errno::EBADF) }
     }
 
     /// Waits for shutdown and says why it came; a detach is reported once.
@@ -365,8 +375,12 @@ impl Flip {
             if left.is_zero() {
                 let open = CONNECTIONS.count();
                 return Err(match self.0.published.drain_cut.load(SeqCst) {
-                    true => Error::Canceled(format!("a second stop cut the drain short; {open} connections open")),
-                    false => Error::Deadline(format!("the drain deadline passed with {open} connections open")),
+                    true => {
+                        Error::Canceled(format!("a second stop cut the drain short; {open} connections open"))
+                    }
+                    false => {
+                        Error::Deadline(format!("the drain deadline passed with {open} connections open"))
+                    }
                 });
             }
             let caller = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -398,9 +412,7 @@ impl Inner {
     }
 
     fn drain_left(&self) -> Duration {
-        Duration::from_nanos(
-            self.published.drain_deadline.load(SeqCst).saturating_sub(fd::monotonic_ns()),
-        )
+        Duration::from_nanos(self.published.drain_deadline.load(SeqCst).saturating_sub(fd::monotonic_ns()))
     }
 }
 
@@ -414,5 +426,7 @@ pub(crate) fn shutdown_byte(kind: Shutdown) -> u8 {
 }
 
 fn shutdown_from(byte: u8) -> Option<Shutdown> {
-    [Shutdown::Upgrade, Shutdown::Stop, Shutdown::Detach].into_iter().find(|kind| shutdown_byte(*kind) == byte)
+    [Shutdown::Upgrade, Shutdown::Stop, Shutdown::Detach]
+        .into_iter()
+        .find(|kind| shutdown_byte(*kind) == byte)
 }

@@ -4,12 +4,26 @@
 use crate::error::{Error, Result};
 use crate::flip::Flip;
 use std::ops::Deref;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static CURRENT: AtomicPtr<Flip> = AtomicPtr::new(std::ptr::null_mut());
 /// Calls between [`enter`] and their end.
 static USERS: AtomicUsize = AtomicUsize::new(0);
+
+/// The first defect that was caught; no call works after it.
+static POISON: OnceLock<String> = OnceLock::new();
+
+/// The handle is unusable from now on.
+pub fn poison(what: &str) {
+    let _ = POISON.set(what.to_string());
+}
+
+/// What [`poison`] said.
+pub fn poisoned() -> Option<&'static str> {
+    POISON.get().map(String::as_str)
+}
 
 /// The right to be the one handle; given back when dropped.
 #[derive(Debug)]

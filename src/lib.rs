@@ -9,6 +9,7 @@ pub mod channel;
 pub mod config;
 mod drain;
 pub mod error;
+pub mod ffi;
 pub mod flip;
 mod fork;
 pub mod handle;

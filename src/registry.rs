@@ -3,14 +3,17 @@
 //! Called by the handle on the host's threads, and by the supervisor, which freezes it while a successor is on its way
 //! (what crosses was decided when the table was written) and closes the library's copies at shutdown.
 
-use crate::address::{self, Address};
-use crate::channel::{Keep, PathOwner, TableEntry};
+use crate::address::{self, Address, Endpoint};
+use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
-use crate::socket;
+use crate::inherit::Activated;
+use crate::log::{self, Level};
+use crate::socket::{self, PathOwner};
 use crate::sys::fd;
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 /// All of them.
 #[derive(Debug)]
@@ -18,14 +21,28 @@ pub struct Registry {
     entries: Vec<Entry>,
     unclaimed: Vec<Inherited>,
     frozen: Frozen,
+    /// Everything is the successor's to unlink.
+    disowned: bool,
+    /// Paths of listeners that are closed already. Holding the inode keeps its number from being used again.
+    closed: Vec<Closed>,
+}
+
+#[derive(Debug)]
+struct Closed {
+    path: PathOwner,
+    bound_here: bool,
+    _inode: Option<OwnedFd>,
 }
 
 /// Passed on.
 #[derive(Debug)]
 struct Entry {
     name: Vec<u8>,
-    fd: OwnedFd,
+    /// Shared with a spawn that is under way.
+    fd: Arc<OwnedFd>,
     path: Option<PathOwner>,
+    /// Bound by this process: nobody else knows the path yet.
+    bound_here: bool,
     address: Address,
 }
 
@@ -58,12 +75,12 @@ pub enum Frozen {
 
 impl Registry {
     /// Generation 0, perhaps started by socket activation.
-    pub fn fresh(listen_fds: Vec<(RawFd, Vec<u8>)>) -> Registry {
+    pub fn fresh(listen_fds: Vec<Activated>) -> Registry {
         let unclaimed = listen_fds
             .into_iter()
-            .map(|(raw, name)| Inherited { name, socket: Source::Foreign(raw), path: None })
+            .map(|one| Inherited { name: one.name, socket: Source::Foreign(one.number), path: None })
             .collect();
-        Registry { entries: Vec::new(), unclaimed, frozen: Frozen::Open }
+        Registry { entries: Vec::new(), unclaimed, frozen: Frozen::Open, disowned: false, closed: Vec::new() }
     }
 
     /// Started by an upgrade.
@@ -72,7 +89,7 @@ impl Registry {
             .into_iter()
             .map(|(entry, fd)| Inherited { name: entry.name, socket: Source::Ours(fd), path: entry.owner })
             .collect();
-        Registry { entries: Vec::new(), unclaimed, frozen: Frozen::Open }
+        Registry { entries: Vec::new(), unclaimed, frozen: Frozen::Open, disowned: false, closed: Vec::new() }
     }
 
     /// The inherited socket where one matches, else a new one. Returns the caller's copy.
@@ -89,14 +106,14 @@ impl Registry {
                         unsafe { OwnedFd::from_raw_fd(raw) }
                     }
                 };
-                socket::set_nonblocking_once(fd.as_fd())
-                    .map_err(|errno| Error::system(format!("cannot use inherited {address}"), errno))?;
-                Entry { name, fd, path: inherited.path, address }
+                socket::set_nonblocking_once(fd.as_fd())?;
+                Entry { name, fd: Arc::new(fd), path: inherited.path, bound_here: false, address }
             }
             None => self.bind(name, address)?,
         };
-        let copy = fd::dup_cloexec(entry.fd.as_fd(), fd::FIRST)
-            .map_err(|errno| Error::system(format!("cannot duplicate the listener {}", entry.address), errno))?;
+        let copy = fd::dup_cloexec(entry.fd.as_fd(), fd::FIRST).map_err(|errno| {
+            Error::system(format!("cannot duplicate the listener {}", entry.address), errno)
+        })?;
         self.entries.push(entry);
         Ok(copy)
     }
@@ -120,13 +137,11 @@ impl Registry {
 
     /// By name, then by what the socket is.
     fn claim(&mut self, name: &[u8], address: &Address) -> Result<Option<Inherited>> {
-        let fits = |inherited: &Inherited, by_name| {
-            socket::matches(inherited.borrow(), address, by_name)
-                .map_err(|errno| Error::system(format!("cannot inspect what was inherited for {address}"), errno))
-        };
+        let fits = |inherited: &Inherited, by_name| socket::matches(inherited.borrow(), address, by_name);
         for by_name in [true, false] {
             for index in 0..self.unclaimed.len() {
-                if (!by_name || self.unclaimed[index].name == name) && fits(&self.unclaimed[index], by_name)? {
+                if (!by_name || self.unclaimed[index].name == name) && fits(&self.unclaimed[index], by_name)?
+                {
                     return Ok(Some(self.unclaimed.remove(index)));
                 }
             }
@@ -151,7 +166,9 @@ impl Registry {
             }
         }
         match socket::bind_and_listen(&address) {
-            Ok(bound) => Ok(Entry { name, fd: bound.fd, path: bound.path, address }),
+            Ok(bound) => {
+                Ok(Entry { name, fd: Arc::new(bound.fd), path: bound.path, bound_here: true, address })
+            }
             Err(error) if error.errno() == Errno::EADDRINUSE => Err(self.in_the_way(error, &address)),
             Err(error) => Err(error),
         }
@@ -159,10 +176,14 @@ impl Registry {
 
     /// Names the inherited socket that holds the address in another form (127.0.0.1 for 0.0.0.0).
     fn in_the_way(&self, error: Error, address: &Address) -> Error {
-        let Some(port) = address.port() else { return error };
+        let port = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Inet { protocol, port, .. } => Some((*protocol, *port)),
+            Endpoint::Unix { .. } => None,
+        };
+        let Some(wanted) = port(&address.endpoint) else { return error };
         let held = self.unclaimed.iter().find_map(|inherited| {
             let description = socket::describe(inherited.borrow()).ok()?;
-            (description.port() == Some(port)).then(|| {
+            (description.endpoint().as_ref().and_then(port) == Some(wanted)).then(|| {
                 format!("{} (inherited as {})", description, String::from_utf8_lossy(&inherited.name))
             })
         });
@@ -176,21 +197,19 @@ impl Registry {
     }
 
     /// What the successor gets, in the order of its descriptors from 3.
-    pub fn table(&self) -> Result<(Vec<TableEntry>, Vec<OwnedFd>)> {
-        let mut table = Vec::new();
-        let mut copies = Vec::new();
-        for entry in &self.entries {
-            let copy = fd::dup_cloexec(entry.fd.as_fd(), fd::FIRST)
-                .map_err(|errno| Error::system("cannot duplicate a listener for the new process", errno))?;
-            copies.push(copy);
-            table.push(TableEntry {
-                name: entry.name.clone(),
-                listener: true,
-                owner: entry.path.clone(),
-                keep: Keep::None,
-            });
-        }
-        Ok((table, copies))
+    pub fn table(&self) -> Vec<TableEntry> {
+        let entry = |entry: &Entry| TableEntry {
+            name: entry.name.clone(),
+            listener: true,
+            owner: entry.path.clone(),
+            keep: Keep::None,
+        };
+        self.entries.iter().map(entry).collect()
+    }
+
+    /// The descriptors of [`Registry::table`].
+    pub fn descriptors(&self) -> Vec<Arc<OwnedFd>> {
+        self.entries.iter().map(|entry| Arc::clone(&entry.fd)).collect()
     }
 
     /// The value of LISTEN_FDNAMES for [`Registry::table`].
@@ -217,7 +236,7 @@ impl Registry {
             let ours = matches!(inherited.socket, Source::Ours(_));
             if ours {
                 if let Some(path) = &inherited.path {
-                    socket::unlink_if_ours(path);
+                    let _ = path.unlink_if_ours();
                 }
                 dropped.push(String::from_utf8_lossy(&inherited.name).into_owned());
             }
@@ -226,15 +245,36 @@ impl Registry {
         dropped
     }
 
-    /// The library's copies are closed.
-    pub fn close_all(&mut self) {
-        self.entries.clear();
+    /// The paths are the successor's to unlink.
+    pub fn disown(&mut self) {
+        self.disowned = true;
+    }
+
+    /// Shutdown: the library's copies are closed, the paths stay until [`Registry::finish`].
+    pub fn close_listeners(&mut self) {
+        for entry in self.entries.drain(..) {
+            if let Some(path) = entry.path {
+                let _inode = path.hold();
+                self.closed.push(Closed { path, bound_here: entry.bound_here, _inode });
+            }
+        }
         self.unclaimed.retain(|inherited| matches!(inherited.socket, Source::Foreign(_)));
     }
 
-    /// What has to be unlinked once nobody listens on it.
-    pub fn paths(&self) -> Vec<PathOwner> {
-        self.entries.iter().filter_map(|entry| entry.path.clone()).collect()
+    /// The end: paths are unlinked where they are ours (`owns`), and where nobody else ever knew of them.
+    pub fn finish(&mut self, owns: bool) {
+        let disowned = self.disowned;
+        let ours = |bound_here: bool| owns || (bound_here && !disowned);
+        let open = self.entries.iter().filter_map(|entry| Some((entry.path.as_ref()?, entry.bound_here)));
+        let closed = self.closed.iter().map(|closed| (&closed.path, closed.bound_here));
+        for (path, _) in open.chain(closed).filter(|(_, bound_here)| ours(*bound_here)) {
+            if let Err(error) = path.unlink_if_ours() {
+                log::write(Level::Error, format_args!("{error}"));
+            }
+        }
+        self.closed.clear();
+        self.close_listeners();
+        self.closed.clear();
     }
 }
 

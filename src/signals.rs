@@ -69,7 +69,10 @@ pub fn request(request: Request) -> bool {
 /// What was asked for since the last call, each once.
 pub fn take_requests() -> Vec<Request> {
     let bits = REQUESTS.swap(0, SeqCst);
-    [Request::Stop, Request::Detach, Request::Upgrade].into_iter().filter(|one| bits & bit(*one) != 0).collect()
+    [Request::Stop, Request::Detach, Request::Upgrade]
+        .into_iter()
+        .filter(|one| bits & bit(*one) != 0)
+        .collect()
 }
 
 /// Requests go to this descriptor from now on.
@@ -102,7 +105,7 @@ pub fn install(bindings: &[Binding], ignored: impl Fn(i32) -> bool) -> Result<()
     Ok(())
 }
 
-fn install_one(binding: &Binding) -> Result<(), Errno> {
+fn install_one(binding: &Binding) -> nix::Result<()> {
     crate::sys::fault::at("sigaction")?;
     let slot = &TABLE[binding.signal as usize];
     let mut previous = MaybeUninit::<libc::sigaction>::zeroed();

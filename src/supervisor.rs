@@ -18,7 +18,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::reply::Reply;
 use crate::signals;
-use crate::sys::{fd, process};
+use crate::sys::{fd, thread};
 use crate::upgrade::{Event, Machine, Origin, Request, Timer};
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
@@ -76,6 +76,7 @@ pub(super) struct Supervisor {
     /// The request that is being handled.
     asking: Option<Reply<Result<i32>>>,
     free_caller: Option<Reply<()>>,
+    upgrade_started: Instant,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
     commit_deadline: Instant,
@@ -91,7 +92,8 @@ pub(crate) fn start(
     let (spawner, spawner_thread) = Spawner::start(inner)?;
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
     let unsupported = (std::process::id() == 1).then(|| {
-        "process 1 cannot replace itself: its end would end the container; run the server under an init".to_string()
+        "process 1 cannot replace itself: its end would end the container; run the server under an init"
+            .to_string()
     });
     let machine = Machine::new(predecessor.is_some(), draining, inner.config.max_draining, unsupported);
     let now = Instant::now();
@@ -118,11 +120,12 @@ pub(crate) fn start(
         upgrade_caller: None,
         asking: None,
         free_caller: None,
+        upgrade_started: now,
         upgrade_deadline: now,
         commit_deadline,
         finished: false,
     };
-    let thread = process::with_signals_blocked(|| {
+    let thread = thread::with_signals_blocked(|| {
         std::thread::Builder::new().name("flip-supervisor".into()).spawn(move || supervisor.run())
     });
     match thread {
@@ -225,7 +228,8 @@ impl Supervisor {
             }
         }
         self.set_timers();
-        lock(&self.inner.registry).freeze(self.frozen());
+        let frozen = self.frozen();
+        lock(&self.inner.registry).freeze(frozen);
     }
 
     fn frozen(&self) -> Frozen {
@@ -260,21 +264,6 @@ impl Supervisor {
             let timer = *timer;
             self.timers.remove(&timer);
             self.feed(Event::Timer(timer));
-        }
-    }
-
-    fn take_spawn_report(&mut self) {
-        if let Some((channel, report)) = self.spawner.report() {
-            match report {
-                Ok(spawned) => {
-                    log::write(Level::Info, format_args!("new process {} started", spawned.pid));
-                    let pid = spawned.pid.as_raw();
-                    self.inner.published.successor.store(pid, std::sync::atomic::Ordering::SeqCst);
-                    self.successor = Some(Successor::new(channel, spawned, self.spawner.started()));
-                    self.feed(Event::Spawned);
-                }
-                Err(error) => self.feed(Event::SpawnFailed(error.to_string())),
-            }
         }
     }
 
@@ -325,11 +314,17 @@ impl Supervisor {
                 None => return,
                 Some(Ended::Died) => {
                     let exit = successor.exit();
-                    self.feed(Event::SuccessorDied(exit));
                     self.successor = None;
+                    self.feed(Event::SuccessorDied(exit));
                 }
                 Some(Ended::HungUp) => self.feed(Event::SuccessorHungUp),
-                Some(Ended::Said(says)) => self.feed(Event::FromSuccessor(says)),
+                Some(Ended::Said(says)) => {
+                    let longer = successor.extended.take();
+                    self.feed(Event::FromSuccessor(says));
+                    if let Some(by) = longer {
+                        self.extend_upgrade(by);
+                    }
+                }
             }
         }
     }

@@ -8,3 +8,4 @@ pub mod futex;
 pub mod net;
 pub mod process;
 pub mod scm;
+pub mod thread;

@@ -327,6 +327,11 @@ impl Machine {
         self.remembered
     }
 
+    /// Whether the predecessor released us and has not exited yet.
+    pub fn predecessor_drains(&self) -> bool {
+        self.predecessor_drains
+    }
+
     /// Whether the host has been told to serve and not to stop.
     pub fn serves(&self) -> bool {
         matches!(self.state, State::Live | State::Ready | State::Upgrading(_) | State::Detached)

@@ -2,12 +2,10 @@
 //! it is small, in a sealed memfd when it is not; the bytes are the same. Called by [`super::message`].
 
 use super::wire::{Field, Fields, Parsed, Writer, once, required};
+use crate::socket::PathOwner;
 use crate::sys::fd;
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 /// Which descriptors go on being served by a process that shuts down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -19,17 +17,6 @@ pub enum Keep {
     Stop,
     /// After either.
     Always,
-}
-
-/// Who may unlink a unix socket's path: the holder of this, while the path is still that inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathOwner {
-    /// Where.
-    pub path: PathBuf,
-    /// The device of the socket's inode.
-    pub dev: u64,
-    /// Its number.
-    pub ino: u64,
 }
 
 /// One descriptor that is passed on.
@@ -78,7 +65,7 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
             };
             entry_out.field(KEEP, &[keep]);
             if let Some(owner) = &entry.owner {
-                entry_out.field(OWNER_PATH, owner.path.as_os_str().as_bytes());
+                entry_out.field(OWNER_PATH, &owner.path);
                 entry_out.field(OWNER_DEV, &owner.dev.to_le_bytes());
                 entry_out.field(OWNER_INO, &owner.ino.to_le_bytes());
             }
@@ -100,7 +87,7 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
             NAME => once(&mut name, "name", field.value.to_vec())?,
             LISTENER => once(&mut listener, "listener mark", field.bool("listener mark")?)?,
             KEEP => once(&mut keep, "keep", field.u8("keep")?)?,
-            OWNER_PATH => once(&mut path, "path", PathBuf::from(OsStr::from_bytes(field.value)))?,
+            OWNER_PATH => once(&mut path, "path", field.value.to_vec())?,
             OWNER_DEV => once(&mut dev, "device number", field.u64("device number")?)?,
             OWNER_INO => once(&mut ino, "inode number", field.u64("inode number")?)?,
             _ => field.skip()?,
@@ -170,7 +157,7 @@ fn check(entry: &TableEntry) -> Parsed<()> {
         return Err(format!("a name has {} bytes, 1 to {MAX_NAME} are allowed", entry.name.len()));
     }
     if let Some(owner) = &entry.owner {
-        let path = owner.path.as_os_str().as_bytes();
+        let path = &owner.path;
         if !(1..=MAX_PATH).contains(&path.len()) || path.contains(&0) {
             return Err(format!(
                 "the path of {} is empty, too long or holds a NUL",

@@ -1,10 +1,11 @@
 //! The channel against its description: golden bytes, other releases, garbage, and peers that die.
 
 use super::message::{FromPredecessor, FromSuccessor, Hello, MAX_DRAINERS, Message, Nonce, Process};
-use super::table::{Keep, PathOwner, TableEntry};
+use super::table::{Keep, TableEntry};
 use super::transport::{Received, Sent, ToPredecessor, pair};
 use super::wire::MAX_RECORD;
 use crate::error::Error;
+use crate::socket::PathOwner;
 use crate::sys::{fd, scm};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -43,6 +43,12 @@ pub struct PathOwner {
 }
 
 impl PathOwner {
+    /// Holds the inode, if it is still there and ours: its number cannot be given to another one meanwhile.
+    pub fn hold(&self) -> Option<OwnedFd> {
+        let (held, status) = hold_socket("", &self.path).ok()?;
+        ((status.st_dev, status.st_ino) == (self.dev, self.ino)).then_some(held)
+    }
+
     /// Removes the path if it still leads to our inode; true if it did. Call while the socket is open: then nobody
     /// takes the path for stale, and the number of its inode cannot be given to another one.
     pub fn unlink_if_ours(&self) -> Result<bool> {

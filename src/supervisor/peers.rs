@@ -2,6 +2,7 @@
 
 use super::PrivateChannel;
 use crate::channel::{FromPredecessor, FromSuccessor, Process, Received, Sent, ToPredecessor, ToSuccessor};
+use crate::error::Error;
 use crate::latch::fired;
 use crate::spawn::Spawned;
 use crate::sys::{fd, process};
@@ -32,7 +33,6 @@ pub(super) struct Predecessor {
 pub(super) struct Successor {
     channel: Option<PrivateChannel<ToSuccessor>>,
     pub spawned: Spawned,
-    pub started: Instant,
     /// A longer upgrade deadline, as it last asked for.
     pub extended: Option<Duration>,
 }
@@ -53,6 +53,13 @@ impl Predecessor {
         if let Some(channel) = &self.channel {
             match channel.receive() {
                 Received::Message(message) => return Some(Ended::Said(self.heard(message))),
+                // The socket itself is unusable: no later try would tell more.
+                Received::Error(Error::System { .. }) => {
+                    self.channel = None;
+                    if !dead {
+                        return Some(Ended::HungUp);
+                    }
+                }
                 Received::Error(error) => {
                     return Some(Ended::Said(PredecessorSays::Garbage(error.to_string())));
                 }
@@ -75,7 +82,9 @@ impl Predecessor {
             FromPredecessor::State(_) => PredecessorSays::Garbage("STATE that was not promised".into()),
             FromPredecessor::Commit => PredecessorSays::Commit,
             FromPredecessor::Abort(reason) => PredecessorSays::Abort(reason),
-            FromPredecessor::Released { upgrade_requested } => PredecessorSays::Released { upgrade_requested },
+            FromPredecessor::Released { upgrade_requested } => {
+                PredecessorSays::Released { upgrade_requested }
+            }
             FromPredecessor::Stop => PredecessorSays::Stop,
             FromPredecessor::Extend { commit_deadline } => {
                 let left = commit_deadline.saturating_sub(fd::monotonic_ns());
@@ -99,15 +108,14 @@ impl Predecessor {
         }
     }
 
-    /// It released us and is one that drains now.
-    pub fn into_process(self) -> Process {
-        self.process
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 }
 
 impl Successor {
-    pub fn new(channel: PrivateChannel<ToSuccessor>, spawned: Spawned, started: Instant) -> Successor {
-        Successor { channel: Some(channel), spawned, started, extended: None }
+    pub fn new(channel: PrivateChannel<ToSuccessor>, spawned: Spawned) -> Successor {
+        Successor { channel: Some(channel), spawned, extended: None }
     }
 
     pub fn watched(&self) -> Vec<BorrowedFd<'_>> {
@@ -121,6 +129,13 @@ impl Successor {
         if let Some(channel) = &self.channel {
             match channel.receive() {
                 Received::Message(message) => return Some(Ended::Said(self.heard(message))),
+                // The socket itself is unusable: no later try would tell more.
+                Received::Error(Error::System { .. }) => {
+                    self.channel = None;
+                    if !dead {
+                        return Some(Ended::HungUp);
+                    }
+                }
                 Received::Error(error) => {
                     return Some(Ended::Said(SuccessorSays::Garbage(error.to_string())));
                 }

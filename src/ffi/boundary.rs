@@ -1,0 +1,164 @@
+//! The border to C. Every function goes through [`call`]: no panic leaves it, an error becomes a negative errno with a
+//! line for `flip_last_error`, and after a caught panic every further call says that the handle is unusable.
+
+use crate::error::{Error, Failure};
+use crate::handle::{self, Entered};
+use crate::sys::fault;
+use nix::errno::Errno;
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// One generation of a server, as its own process sees it. There is one per process at a time.
+pub struct flip_t {
+    _address_only: u8,
+}
+
+/// The one handle. Static, so that a call with a freed one is answered and not undefined.
+static HANDLE: flip_t = flip_t { _address_only: 0 };
+
+thread_local! {
+    static LAST_ERROR: RefCell<Option<CString>> = const { RefCell::new(None) };
+    static LAST_FAILURE: Cell<Failure> = const { Cell::new(Failure::None) };
+}
+
+/// Runs one C function. `name` is its fault point.
+pub fn call(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+    if let Some(what) = handle::poisoned() {
+        return fail(&Error::Poisoned(what.into()));
+    }
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        fault::at(name).map_err(|errno| Error::system(name, errno))?;
+        body()
+    }));
+    match result {
+        Ok(Ok(value)) => value,
+        Ok(Err(error)) => fail(&error),
+        Err(_) => {
+            handle::poison(&format!("{name} panicked"));
+            fail(&Error::Poisoned(format!("{name} panicked")))
+        }
+    }
+}
+
+/// Runs one that a signal handler may call: no text, which would allocate.
+pub fn call_in_handler(name: &str, body: impl FnOnce() -> Result<(), Errno>) -> c_int {
+    if handle::poisoned().is_some() {
+        return -libc::ENOTRECOVERABLE;
+    }
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        fault::at(name)?;
+        body()
+    }));
+    match result {
+        Ok(Ok(())) => 0,
+        Ok(Err(errno)) => -(errno as c_int),
+        Err(_) => {
+            handle::poison(name);
+            -libc::ENOTRECOVERABLE
+        }
+    }
+}
+
+/// The same for functions that return something else than a number, `otherwise` when they fail.
+pub fn call_for<T>(name: &str, otherwise: T, body: impl FnOnce() -> Result<T, Error>) -> T {
+    let mut value = None;
+    call(name, || {
+        value = Some(body()?);
+        Ok(0)
+    });
+    value.unwrap_or(otherwise)
+}
+
+fn fail(error: &Error) -> c_int {
+    let mut line = error.to_string().into_bytes();
+    line.retain(|byte| *byte != 0);
+    let line = CString::new(line).unwrap_or_default();
+    let _ = LAST_ERROR.try_with(|last| last.replace(Some(line)));
+    let errno = error.errno() as c_int;
+    -if errno > 0 { errno } else { libc::EIO }
+}
+
+/// Remembered for `flip_last_failure`.
+pub fn note_failure(error: Error) -> Error {
+    if error.failure() != Failure::None {
+        let _ = LAST_FAILURE.try_with(|last| last.set(error.failure()));
+    }
+    error
+}
+
+/// See `flip_last_failure`.
+pub fn last_failure() -> Failure {
+    LAST_FAILURE.try_with(Cell::get).unwrap_or(Failure::None)
+}
+
+/// See `flip_last_error`.
+pub fn last_error() -> *const c_char {
+    let line = LAST_ERROR.try_with(|last| last.borrow().as_ref().map(|line| line.as_ptr()));
+    line.ok().flatten().unwrap_or(c"".as_ptr())
+}
+
+/// What `flip_init` gives out.
+pub fn the_handle() -> *mut flip_t {
+    std::ptr::from_ref(&HANDLE).cast_mut()
+}
+
+/// Whether it is the handle, alive or freed.
+pub fn check(flip: *const flip_t) -> Result<(), Error> {
+    if flip.is_null() {
+        return Err(null("flip"));
+    }
+    if !is_handle(flip) {
+        return Err(Error::Invalid("flip is not a handle from flip_init".into()));
+    }
+    Ok(())
+}
+
+/// Async-signal-safe.
+pub fn is_handle(flip: *const flip_t) -> bool {
+    flip == the_handle().cast_const()
+}
+
+/// Begins a call on the handle.
+pub fn enter(flip: *const flip_t) -> Result<Entered, Error> {
+    check(flip)?;
+    handle::enter()
+}
+
+/// An argument that must not be NULL.
+pub fn null(what: &str) -> Error {
+    Error::Invalid(format!("{what} is NULL"))
+}
+
+/// # Safety
+///
+/// `text` is NULL or points to a NUL-terminated string that stays as it is for `'a`.
+pub unsafe fn string<'a>(what: &str, text: *const c_char) -> Result<&'a CStr, Error> {
+    if text.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: as promised by the caller.
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
+/// When a call that may take `timeout_ms` has to return; none: no limit.
+pub fn deadline(timeout_ms: c_int) -> Result<Option<Instant>, Error> {
+    match timeout_ms {
+        -1 => Ok(None),
+        0.. => Ok(Some(Instant::now() + Duration::from_millis(timeout_ms as u64))),
+        _ => Err(Error::Invalid(format!("timeout_ms is {timeout_ms}; it is -1 for no limit, or 0 or more"))),
+    }
+}
+
+/// # Safety
+///
+/// If it is open, `fd` stays open during the call.
+pub unsafe fn descriptor<'a>(fd: c_int) -> Result<BorrowedFd<'a>, Error> {
+    if fd < 0 {
+        return Err(Error::system(format!("descriptor {fd}"), nix::errno::Errno::EBADF));
+    }
+    // SAFETY: not negative; as promised by the caller otherwise.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}

@@ -1,0 +1,127 @@
+//! `flip_config_t`.
+
+use super::boundary::{call, call_for, null};
+use super::{FLIP_REQUEST_DETACH, FLIP_REQUEST_NONE, FLIP_REQUEST_STOP, FLIP_REQUEST_UPGRADE};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::upgrade::Request;
+use std::ffi::c_int;
+
+/// What can be chosen before `flip_init`. Made by `flip_config_new`, owned by the caller. Not thread-safe: one thread
+/// at a time.
+pub struct flip_config_t {
+    config: Config,
+}
+
+/// A configuration with all defaults; NULL when memory is exhausted. To be given back with `flip_config_free`.
+#[unsafe(no_mangle)]
+pub extern "C" fn flip_config_new() -> *mut flip_config_t {
+    call_for("flip_config_new", std::ptr::null_mut(), || {
+        Ok(Box::into_raw(Box::new(flip_config_t { config: Config::default() })))
+    })
+}
+
+/// Gives it back; NULL is allowed. `flip_init` has copied it: it may be freed right after.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`, and not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_free(config: *mut flip_config_t) {
+    call("flip_config_free", || {
+        if !config.is_null() {
+            // SAFETY: from Box::into_raw in flip_config_new, as promised by the caller.
+            drop(unsafe { Box::from_raw(config) });
+        }
+        Ok(0)
+    });
+}
+
+/// What a signal asks for: a FLIP_REQUEST_*; FLIP_REQUEST_NONE leaves the signal alone. By default SIGUSR1 upgrades,
+/// SIGTERM and SIGINT stop (a default is not applied to a signal that was ignored when the process started, as
+/// under nohup). Signal 0 with FLIP_REQUEST_NONE clears all, for hosts whose runtime owns signals: they call
+/// `flip_request` from handlers of their own.
+///
+/// `flip_init` installs the handlers (SA_RESTART, SA_ONSTACK), which call a handler that was there before; `flip_free`
+/// puts back what was there.
+///
+/// 0, or -EINVAL: NULL, a signal that cannot be handled, an unknown request.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_signal(
+    config: *mut flip_config_t,
+    signum: c_int,
+    request: c_int,
+) -> c_int {
+    call("flip_config_set_signal", || {
+        let request = match request {
+            FLIP_REQUEST_NONE => None,
+            request => Some(
+                known_request(request)
+                    .ok_or_else(|| Error::Invalid(format!("{request} is not a FLIP_REQUEST_")))?,
+            ),
+        };
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_signal(signum, request).map(|()| 0)
+    })
+}
+
+/// How long an upgrade may take, in milliseconds, from the request until the new process is told to serve; default
+/// 60 000. A new process that is not ready by then is ended (SIGTERM, 2 s later SIGKILL) and the old one serves on.
+///
+/// 0, or -EINVAL: NULL, 0, more than a year.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_upgrade_timeout(config: *mut flip_config_t, ms: u64) -> c_int {
+    call("flip_config_set_upgrade_timeout", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_upgrade_timeout(ms).map(|()| 0)
+    })
+}
+
+/// How long open connections may take to finish, in milliseconds, from shutdown on; default 30 000. After that
+/// `flip_drain` returns -ETIME.
+///
+/// 0, or -EINVAL: NULL, 0, more than a year.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_drain_timeout(config: *mut flip_config_t, ms: u64) -> c_int {
+    call("flip_config_set_drain_timeout", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_drain_timeout(ms).map(|()| 0)
+    })
+}
+
+/// Async-signal-safe.
+pub(super) fn known_request(request: c_int) -> Option<Request> {
+    match request {
+        FLIP_REQUEST_UPGRADE => Some(Request::Upgrade),
+        FLIP_REQUEST_STOP => Some(Request::Stop),
+        FLIP_REQUEST_DETACH => Some(Request::Detach),
+        _ => None,
+    }
+}
+
+/// NULL: all defaults.
+///
+/// # Safety
+///
+/// `config` is NULL or from `flip_config_new`.
+pub(super) unsafe fn copy(config: *const flip_config_t) -> Config {
+    // SAFETY: as promised by the caller.
+    unsafe { config.as_ref() }.map_or_else(Config::default, |config| config.config.clone())
+}
+
+unsafe fn borrow<'a>(config: *mut flip_config_t) -> Result<&'a mut Config> {
+    // SAFETY: NULL or from flip_config_new, used by one thread at a time.
+    unsafe { config.as_mut() }.map(|config| &mut config.config).ok_or_else(|| null("config"))
+}

@@ -1,0 +1,90 @@
+//! Connections, and the end of them. All of it works in a forked child, on the child's own count.
+
+use super::boundary::{call, check, deadline, descriptor, enter, flip_t};
+use crate::error::Error;
+use crate::flip::Flip;
+use crate::handle;
+use std::ffi::c_int;
+use std::os::fd::IntoRawFd;
+
+/// Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
+/// `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
+/// goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any number
+/// of threads may call it at once.
+///
+/// The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
+/// -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set), or does not listen; -EBADF.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+/// - `listener` is not closed during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_accept(flip: *mut flip_t, listener: c_int, timeout_ms: c_int) -> c_int {
+    call("flip_accept", || {
+        let flip = enter(flip)?;
+        // SAFETY: as promised by the caller.
+        let listener = unsafe { descriptor(listener) }?;
+        flip.accept(listener, deadline(timeout_ms)?).map(IntoRawFd::into_raw_fd)
+    })
+}
+
+/// Counts a connection that was accepted in another way. A few nanoseconds. 0, -EINVAL or -EBADF.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
+    call("flip_conn_begin", || {
+        live(flip)?;
+        Flip::conn_begin();
+        Ok(0)
+    })
+}
+
+/// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or -EBADF.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_conn_end(flip: *mut flip_t) -> c_int {
+    call("flip_conn_end", || {
+        live(flip)?;
+        Flip::conn_end();
+        Ok(0)
+    })
+}
+
+/// How many connections are open, or -EINVAL, -EBADF.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_conn_count(flip: *const flip_t) -> c_int {
+    call("flip_conn_count", || Ok(c_int::try_from(enter(flip)?.conn_count()).unwrap_or(c_int::MAX)))
+}
+
+/// Waits until no connection is open: 0. Never -EINTR.
+///
+/// Or -ETIME: the drain deadline passed; -ECANCELED: a second stop cut the drain short, or `flip_free`; -ETIMEDOUT:
+/// `timeout_ms` passed; -EINVAL: shutdown has not begun.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
+    call("flip_drain", || {
+        let flip = enter(flip)?;
+        flip.drain(deadline(timeout_ms)?).map(|()| 0)
+    })
+}
+
+/// Entering would make all threads write to one place.
+fn live(flip: *const flip_t) -> crate::error::Result<()> {
+    check(flip)?;
+    if handle::is_initialised() { Ok(()) } else { Err(Error::Freed) }
+}

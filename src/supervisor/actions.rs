@@ -1,0 +1,319 @@
+//! What the supervisor does for each action of the state machine.
+
+use super::spawner::Report;
+use super::{GRACE, Supervisor};
+use crate::channel::{FromPredecessor, Hello, Nonce, Process, pair};
+use crate::error::{Error, Result};
+use crate::flip::{lock, shutdown_byte};
+use crate::fork::NoFork;
+use crate::log::{self, Level};
+use crate::registry::Frozen;
+use crate::spawn::Job;
+use crate::sys::{fd, process};
+use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Why};
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+/// A second stop leaves this much to a drain.
+const CUT_DRAIN: Duration = Duration::from_secs(2);
+/// As many drainers go into one HELLO.
+const MAX_DRAINERS: usize = crate::channel::message::MAX_DRAINERS;
+
+impl Supervisor {
+    /// Carries one out. What becomes of it is an event, for those that say so.
+    pub(super) fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Accept => {
+                self.upgrade_caller = self.asking.take().or(self.upgrade_caller.take());
+                None
+            }
+            Action::Refuse(why) => {
+                let error = refusal(&why);
+                log::write(Level::Info, format_args!("request refused: {error}"));
+                if let Some(caller) = self.asking.take() {
+                    caller.send(Err(error));
+                }
+                None
+            }
+            Action::Spawn => match self.start_successor() {
+                Ok(()) => None,
+                Err(error) => Some(Event::SpawnFailed(error.to_string())),
+            },
+            Action::ToSuccessor(says) => self.tell_successor(&says),
+            Action::ToPredecessor(says) => {
+                let outcome = match &self.predecessor {
+                    Some(predecessor) => predecessor.send(&says),
+                    None => crate::upgrade::Outcome::Gone,
+                };
+                matches!(says, SuccessorSays::Ready | SuccessorSays::Live).then_some(Event::Sent(outcome))
+            }
+            Action::Terminate => {
+                self.signal_successor(libc::SIGTERM);
+                None
+            }
+            Action::Kill => {
+                self.signal_successor(libc::SIGKILL);
+                None
+            }
+            Action::CheckSuccessor => Some(match self.successor.take() {
+                Some(successor) if !successor.dead() => {
+                    self.successor = Some(successor);
+                    Event::SuccessorAlive
+                }
+                Some(successor) => Event::SuccessorDied(successor.exit()),
+                None => Event::SuccessorDied(crate::upgrade::Exit::Unknown),
+            }),
+            Action::Announce => Some(Event::Announced),
+            Action::TakeBack => None,
+            Action::ListenFurther => Some(Event::ListenedFurther(Ok(()))),
+            Action::UpgradeDone(result) => {
+                self.upgrade_done(result);
+                None
+            }
+            Action::LetGo => {
+                self.spawner.abandon();
+                self.lingering.extend(self.successor.take().map(super::Successor::into_pidfd));
+                None
+            }
+            Action::ReadyDone(result) => {
+                self.ready_done(&result);
+                None
+            }
+            Action::Own => {
+                for name in lock(&self.inner.registry).drop_unclaimed() {
+                    log::write(Level::Info, format_args!("closed {name}: inherited, and not claimed"));
+                }
+                None
+            }
+            Action::Disown => {
+                lock(&self.inner.registry).disown();
+                None
+            }
+            Action::Shutdown(kind) => {
+                self.shut_down(kind);
+                None
+            }
+            Action::CutDrain => {
+                let published = &self.inner.published;
+                let soon = fd::monotonic_ns().saturating_add(CUT_DRAIN.as_nanos() as u64);
+                if published.drain_deadline.fetch_min(soon, SeqCst) > soon {
+                    published.drain_cut.store(true, SeqCst);
+                }
+                crate::drain::CONNECTIONS.notify();
+                None
+            }
+            Action::Log(line) => {
+                log::write(Level::Info, format_args!("{line}"));
+                None
+            }
+            Action::Finish => {
+                lock(&self.inner.registry).finish(self.machine.owns());
+                self.predecessor = None;
+                self.finished = true;
+                None
+            }
+        }
+    }
+
+    /// Everything that a successor needs, then the spawner's turn.
+    fn start_successor(&mut self) -> Result<()> {
+        self.upgrade_started = Instant::now();
+        self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
+        let startup = &self.inner.startup;
+        let (program, environment) = {
+            let overrides = lock(&self.inner.overrides);
+            (overrides.resolve(startup)?, overrides.environment(startup))
+        };
+        let (table, descriptors, names) = {
+            let mut registry = lock(&self.inner.registry);
+            registry.freeze(Frozen::Upgrading);
+            (registry.table(), registry.descriptors(), registry.listen_fdnames())
+        };
+        let nonce = Nonce(fd::random_16().map_err(|errno| Error::system("cannot make a nonce", errno))?);
+        let (ours, theirs) = {
+            let no_fork = NoFork::hold();
+            let (ours, theirs) = pair()?;
+            (no_fork.private(ours), theirs)
+        };
+        let hello = FromPredecessor::Hello(Box::new(Hello {
+            nonce,
+            generation: self.inner.generation + 1,
+            predecessor: this_process()?,
+            commit_deadline: in_ns(self.upgrade_deadline + GRACE),
+            state_promised: false,
+            table,
+            drainers: self.drainers()?,
+        }));
+        ours.send(&hello)?;
+        let stdio = startup.stdio.each_ref().map(|fd| fd.as_ref().map(copy).transpose());
+        let [stdin, stdout, stderr] = stdio;
+        let job = Job {
+            program,
+            environment,
+            stdio: [stdin?, stdout?, stderr?],
+            descriptors,
+            channel: Arc::new(OwnedFd::from(theirs)),
+            listen_fdnames: names,
+            nonce: nonce.to_string(),
+            signals: startup.signals,
+            soft_limit: startup.soft_limit,
+            sibling: false,
+        };
+        log::write(Level::Info, format_args!("upgrade: starting {}", job.program.path().to_string_lossy()));
+        self.spawner.spawn(ours, job)
+    }
+
+    /// The generations that still drain, ours excepted: it does not yet.
+    fn drainers(&self) -> Result<Vec<Process>> {
+        let predecessor = self.predecessor.as_ref().filter(|_| self.machine.predecessor_drains());
+        let all = self.drainers.iter().chain(predecessor.map(super::Predecessor::process));
+        all.take(MAX_DRAINERS)
+            .map(|process| {
+                let pidfd = fd::dup_cloexec(process.pidfd.as_fd(), fd::FIRST)
+                    .map_err(|errno| Error::system("cannot duplicate a pidfd", errno))?;
+                Ok(Process { pid: process.pid, start: process.start, pidfd })
+            })
+            .collect()
+    }
+
+    pub(super) fn take_spawn_report(&mut self) {
+        match self.spawner.report() {
+            None => {}
+            Some(Report::Started { channel, spawned }) => {
+                log::write(Level::Info, format_args!("new process {} started", spawned.pid));
+                self.inner.published.successor.store(spawned.pid.as_raw(), SeqCst);
+                self.successor = Some(super::Successor::new(channel, spawned));
+                self.feed(Event::Spawned);
+            }
+            Some(Report::Failed(error)) => self.feed(Event::SpawnFailed(error.to_string())),
+            Some(Report::TooLate(spawned)) => {
+                let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
+                self.lingering.push(spawned.pidfd);
+            }
+        }
+    }
+
+    fn tell_successor(&mut self, says: &PredecessorSays) -> Option<Event> {
+        let message = match says {
+            PredecessorSays::Commit => FromPredecessor::Commit,
+            PredecessorSays::Abort(reason) => FromPredecessor::Abort(reason.clone()),
+            PredecessorSays::Released { upgrade_requested } => {
+                FromPredecessor::Released { upgrade_requested: *upgrade_requested }
+            }
+            PredecessorSays::Stop => FromPredecessor::Stop,
+            PredecessorSays::Extend => {
+                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + GRACE) }
+            }
+            PredecessorSays::Garbage(_) => return None,
+        };
+        let outcome = match &self.successor {
+            Some(successor) => successor.send(&message),
+            None => crate::upgrade::Outcome::Gone,
+        };
+        matches!(says, PredecessorSays::Commit | PredecessorSays::Released { .. })
+            .then_some(Event::Sent(outcome))
+    }
+
+    /// A new process that asked for longer gets it, and is told.
+    pub(super) fn extend_upgrade(&mut self, by: Duration) {
+        self.upgrade_deadline = self.upgrade_deadline.max(Instant::now() + by);
+        self.timers.remove(&crate::upgrade::Timer::Upgrade);
+        self.tell_successor(&PredecessorSays::Extend);
+        self.set_timers();
+    }
+
+    fn signal_successor(&self, signal: i32) {
+        match &self.successor {
+            Some(successor) => successor.signal(signal),
+            None if self.spawner.is_under_way() => self.spawner.kill(),
+            None => {}
+        }
+    }
+
+    fn upgrade_done(&mut self, result: std::result::Result<(), Why>) {
+        let pid = self.inner.published.successor.load(SeqCst);
+        let after = self.upgrade_started.elapsed().as_secs_f64();
+        let result = match result {
+            Ok(()) => {
+                log::write(Level::Info, format_args!("upgraded to process {pid} after {after:.3} s"));
+                Ok(pid)
+            }
+            Err(why) => {
+                let text = match why.about_successor() {
+                    true => format!("new process {pid} {} (after {after:.1} s)", why.sentence()),
+                    false => why.sentence(),
+                };
+                log::write(Level::Error, format_args!("upgrade failed: {text}"));
+                Err(Error::Upgrade { failure: why.failure(), text })
+            }
+        };
+        if let Some(caller) = self.upgrade_caller.take() {
+            caller.send(result);
+        }
+    }
+
+    fn ready_done(&mut self, result: &std::result::Result<(), Final>) {
+        if result.is_ok() && !self.inner.published.ready.swap(true, SeqCst) {
+            for line in lock(&self.inner.registry).apply_live() {
+                log::write(Level::Error, format_args!("{line}"));
+            }
+            self.inner.ready.fire(0);
+        }
+        for (_, caller) in self.ready_callers.drain(..) {
+            caller.send(result.clone().map_err(|why| final_error(&why)));
+        }
+    }
+
+    /// The last step of an upgrade, and the first of a stop.
+    fn shut_down(&mut self, kind: Shutdown) {
+        log::write(Level::Info, format_args!("shutdown: {kind:?}"));
+        if kind == Shutdown::Detach {
+            self.inner.detached.fire(0);
+            return;
+        }
+        self.inner.published.shutdown.store(shutdown_byte(kind), SeqCst);
+        self.inner.start_drain();
+        lock(&self.inner.registry).close_listeners();
+        self.inner.shutdown.fire(shutdown_byte(kind));
+    }
+}
+
+fn refusal(why: &Why) -> Error {
+    Error::Upgrade { failure: why.failure(), text: why.sentence() }
+}
+
+fn final_error(why: &Final) -> Error {
+    match why {
+        Final::Aborted(reason) => {
+            Error::Canceled(format!("the predecessor gave up on this process: {reason}"))
+        }
+        Final::Stopped => Error::Canceled("this process was asked to stop before it was ready".into()),
+        Final::Deadline => {
+            Error::Deadline("the predecessor did not let this process serve by the upgrade deadline".into())
+        }
+        Final::Protocol(text) => Error::Protocol(format!("the predecessor broke the protocol: {text}")),
+        Final::Listen(text) => Error::Protocol(text.clone()),
+    }
+}
+
+fn this_process() -> Result<Process> {
+    let pid = std::process::id();
+    let failed = |errno| Error::system("cannot find out about this process", errno);
+    let pidfd = process::pidfd_open(Pid::this()).map_err(failed)?;
+    Ok(Process { pid, start: fd::start_time(pid).map_err(failed)?, pidfd })
+}
+
+fn copy(fd: &OwnedFd) -> Result<Arc<OwnedFd>> {
+    fd::dup_cloexec(fd.as_fd(), fd::FIRST)
+        .map(Arc::new)
+        .map_err(|errno| Error::system("cannot duplicate descriptors for the new process", errno))
+}
+
+/// CLOCK_MONOTONIC is the same clock in both processes.
+fn in_ns(at: Instant) -> u64 {
+    let ahead = at.saturating_duration_since(Instant::now()).as_nanos();
+    fd::monotonic_ns().saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX))
+}

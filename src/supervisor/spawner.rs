@@ -1,0 +1,109 @@
+//! The second thread: a vfork-style spawn holds the thread that makes it until the new program executes, and the
+//! supervisor's deadlines must go on meanwhile.
+
+use super::{PrivateChannel, thread_error};
+use crate::channel::ToSuccessor;
+use crate::error::{Error, Result};
+use crate::flip::Inner;
+use crate::spawn::{self, Job, Prepared, Spawned, Watch};
+use crate::sys::{fd, thread};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+type Order = (Prepared<Arc<OwnedFd>>, Watch);
+
+/// The supervisor's side of it.
+pub(super) struct Spawner {
+    orders: Sender<Order>,
+    reports: Receiver<Result<Spawned>>,
+    under_way: Option<UnderWay>,
+}
+
+struct UnderWay {
+    channel: PrivateChannel<ToSuccessor>,
+    watch: Watch,
+    /// Nobody waits for it any more: whatever comes of it is ended.
+    abandoned: bool,
+}
+
+/// What came of a spawn.
+pub(super) enum Report {
+    Started {
+        channel: PrivateChannel<ToSuccessor>,
+        spawned: Spawned,
+    },
+    Failed(Error),
+    /// It came after it had been given up; to be ended.
+    TooLate(Spawned),
+}
+
+impl Spawner {
+    pub fn start(inner: &Arc<Inner>) -> Result<(Spawner, JoinHandle<()>)> {
+        let (orders, inbox) = bounded::<Order>(1);
+        let (outbox, reports) = bounded(1);
+        let inner = Arc::clone(inner);
+        let thread = thread::with_signals_blocked(|| {
+            std::thread::Builder::new().name("flip-spawner".into()).spawn(move || {
+                for (prepared, watch) in inbox {
+                    let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        spawn::spawn(prepared, &watch)
+                    }));
+                    let spawned =
+                        spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
+                    if outbox.send(spawned).is_err() {
+                        return;
+                    }
+                    let _ = fd::eventfd_write(inner.wake.as_fd());
+                }
+            })
+        })
+        .map_err(|error| thread_error(&error))?;
+        Ok((Spawner { orders, reports, under_way: None }, thread))
+    }
+
+    /// Starts it; [`Spawner::report`] tells.
+    pub fn spawn(&mut self, channel: PrivateChannel<ToSuccessor>, job: Job<Arc<OwnedFd>>) -> Result<()> {
+        if self.under_way.is_some() {
+            return Err(Error::Busy(
+                "the new process of an earlier upgrade still hangs before its start".into(),
+            ));
+        }
+        let prepared = Prepared::new(job)?;
+        let watch = Watch::new()?;
+        let gone = |_| Error::Poisoned("the spawner has ended".into());
+        self.orders.try_send((prepared, watch.clone())).map_err(gone)?;
+        self.under_way = Some(UnderWay { channel, watch, abandoned: false });
+        Ok(())
+    }
+
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Ends a child that hangs before its program executes.
+    pub fn kill(&self) {
+        if let Some(under_way) = &self.under_way {
+            let _ = under_way.watch.kill();
+        }
+    }
+
+    /// Whatever still comes of it is not wanted.
+    pub fn abandon(&mut self) {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.abandoned = true;
+        }
+    }
+
+    pub fn report(&mut self) -> Option<Report> {
+        let report = self.reports.try_recv().ok()?;
+        let under_way = self.under_way.take()?;
+        match (report, under_way.abandoned) {
+            (Ok(spawned), false) => Some(Report::Started { channel: under_way.channel, spawned }),
+            (Ok(spawned), true) => Some(Report::TooLate(spawned)),
+            (Err(error), false) => Some(Report::Failed(error)),
+            (Err(_), true) => None,
+        }
+    }
+}
