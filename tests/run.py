@@ -73,13 +73,15 @@ class Result:
     LINE = re.compile(r"^test (.+?)(?: - should panic)? \.\.\. (ok|FAILED|ignored)(?:, (.*))?$")
     CARGO = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
     GO = re.compile(r"^--- (PASS|FAIL|SKIP): (\S+)")
-    SKIP = re.compile(r"SKIPPED: ([^:\s]+(?:::[^:\s]+)*): (.+)")
+    SKIP = re.compile(r"^SKIPPED: ([^:\s]+(?:::[^:\s]+)*): (.+)")
     PYTEST_SKIP = re.compile(r"^SKIPPED \[\d+\] (\S+?): (.+)")
     PYTEST_SUM = re.compile(r"^=* ?(?=.*\b(?:passed|failed|skipped|errors?)\b).* in [\d.]+s")
 
     def read(self, line):
         """Takes in one line of output; returns the name of a test that failed in it."""
-        if match := self.SKIP.search(line):
+        if self.suite.kind == "build":
+            return None
+        if match := self.SKIP.match(line):
             self.skips[match[1]] = match[2].strip()
         if self.suite.kind == "cargo":
             return self.read_cargo(line)
@@ -206,7 +208,7 @@ def run(suite, limit):
 def unfinished(suite, result):
     """Which tests had not finished: all that the suite lists but those that have a result."""
     if suite.kind != "cargo":
-        return f"see the end of its log"
+        return "see the end of its log"
     try:
         listed = subprocess.run([*suite.command, "--list"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
