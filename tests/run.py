@@ -2,7 +2,7 @@
 """Runs the test suites one after the other and says what passed, what failed, and what was skipped and why.
 
 Called by `make test`, `make deep` (--deep) and `make check` (--quick). Each suite has its own time limit, after which
-its whole process group is killed and the tests that had not finished are named. A suite that ran no test has failed.
+all its processes are killed and the tests that had not finished are named. A suite that ran no test has failed.
 Whole logs are in target/test-logs. The last line is always `N passed, N failed, N skipped`; the exit status is 1 if
 anything failed.
 
@@ -28,6 +28,7 @@ LIBRARY = ["--package", "libshellflip", "--features", "faults"]
 TAIL_LINES = 60
 BUILD_LIMIT = 1800
 DEEP_FACTOR = 6
+MARK = "SHELLFLIP_TEST_RUN"
 
 # Integration files with a limit of their own, in seconds; the others have 300.
 LIMITS = {}
@@ -135,21 +136,52 @@ class Result:
         return passed - silent, failed + len(self.problems), skipped + silent
 
 
-def group_members(leader):
-    """The living processes of a process group, without its leader."""
-    members = []
+def living(leader, mark):
+    """The living processes of a suite but its leader, as pid → command: of its process group, or marked in their
+    environment, since tests give their servers groups of their own."""
+    found = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == leader:
             continue
         try:
             stat = pathlib.Path("/proc", entry, "stat").read_text()
             command = pathlib.Path("/proc", entry, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = pathlib.Path("/proc", entry, "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         state, _, group = stat.rpartition(")")[2].split()[:3]
-        if int(group) == leader and state not in "ZX":
-            members.append(f"{entry} ({command.strip()[:80]})")
-    return members
+        if state not in "ZX" and (int(group) == leader or mark.encode() in environment):
+            found[int(entry)] = command.strip()[:80]
+    return found
+
+
+def still_living(leader, mark, seconds):
+    """What is left of a suite once it had `seconds` to go."""
+    until = time.monotonic() + seconds
+    while (left := living(leader, mark)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+def kill_all(leader, mark):
+    """Ends a whole suite. The leader is not reaped yet, so that nobody else can have its number or its group's."""
+    os.killpg(leader, signal.SIGKILL)
+    until = time.monotonic() + 10
+    # In rounds: a server that is being killed may have started its successor just then.
+    while (left := living(leader, mark)) and time.monotonic() < until:
+        for pid in left:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                continue
+            try:
+                if pid in living(leader, mark):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except OSError:
+                pass
+            finally:
+                os.close(pidfd)
+        time.sleep(0.05)
 
 
 def run(suite, limit):
@@ -157,10 +189,11 @@ def run(suite, limit):
     started = time.monotonic()
     log_path = LOGS / f"{suite.name}.log"
     lines = queue.Queue()
+    mark = f"{MARK}={os.getpid()}-{suite.name}"
     with open(log_path, "w", errors="replace") as log:
         process = subprocess.Popen(
             suite.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, text=True, errors="replace")
+            start_new_session=True, text=True, errors="replace", env={**os.environ, MARK: mark.split("=", 1)[1]})
         reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True)
         reader.start()
 
@@ -184,9 +217,9 @@ def run(suite, limit):
                 if time.monotonic() - started > limit:
                     timed_out = True
                     break
-            left = [] if timed_out else group_members(process.pid)
+            left = {} if timed_out else still_living(process.pid, mark, 2)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_all(process.pid, mark)
             status = process.wait()
         reader.join(5)
         while take():
@@ -198,7 +231,7 @@ def run(suite, limit):
         ended = f"ended by signal {-status}" if status < 0 else f"exited with status {status}"
         result.problems.append(f"{ended}, and no test says why")
     if left:
-        result.problems.append("left processes behind: " + ", ".join(left))
+        result.problems.append("left processes behind: " + ", ".join(f"{pid} ({command})" for pid, command in left.items()))
     if not result.problems and sum(result.totals()) == 0 and suite.kind != "build":
         result.problems.append("ran no test")
     result.seconds = time.monotonic() - started

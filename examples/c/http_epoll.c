@@ -60,8 +60,8 @@ static void watch(struct conn *c, uint32_t events)
 
 static void drop(struct conn *c)
 {
-    /* close alone is not enough: while the new program is being started, between clone and exec, it holds a copy of every
-     * descriptor, and epoll reports a closed one as long as any copy is open. */
+    /* close alone is not enough: between clone and exec the new program holds a copy of every descriptor, and epoll
+     * goes on reporting a closed one, with a pointer to freed memory here, for as long as any copy is open. */
     epoll_ctl(epoll, EPOLL_CTL_DEL, c->fd, NULL);
     c->prev->next = c->next;
     c->next->prev = c->prev;
@@ -213,7 +213,7 @@ static void accept_all(void)
         if (fd < 0 && (errno == ECONNABORTED || errno == EINTR))
             continue;
         if (fd < 0) {
-            /* EMFILE and its like: the listener stays readable, and watching it would spin until a descriptor is free. */
+            /* EMFILE and its like: the listener stays readable, so watching it would spin until one is free. */
             watch_listener(EPOLL_CTL_DEL);
             accept_again = now + RETRY_MS;
             return;
