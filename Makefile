@@ -14,7 +14,8 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
 C_OUT   := $(TARGET)/c
 WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
-LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,'$$ORIGIN/../release'
+# Absolute, since the demo and the tests run copies of these programs elsewhere.
+LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
 C_EXAMPLES := first hello_threads http_v1 http_v2 http_crash http_hang
 

@@ -45,7 +45,10 @@ class Suite:
 
 
 def suites():
-    found = [Suite("unit", cargo(*LIBRARY, "--lib"), quick=True), Suite("kit", cargo("--package", "testkit"), quick=True)]
+    found = [
+        Suite("unit", cargo(*LIBRARY, "--lib"), quick=True),
+        Suite("kit", cargo("--package", "testkit"), quick=True),
+    ]
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem
         alone = name.startswith("alone_")
@@ -193,7 +196,8 @@ def run(suite, limit):
     with open(log_path, "w", errors="replace") as log:
         process = subprocess.Popen(
             suite.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, text=True, errors="replace", env={**os.environ, MARK: mark.split("=", 1)[1]})
+            start_new_session=True, text=True, errors="replace",
+            env={**os.environ, MARK: mark.split("=", 1)[1]})
         reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True)
         reader.start()
 
@@ -231,7 +235,8 @@ def run(suite, limit):
         ended = f"ended by signal {-status}" if status < 0 else f"exited with status {status}"
         result.problems.append(f"{ended}, and no test says why")
     if left:
-        result.problems.append("left processes behind: " + ", ".join(f"{pid} ({command})" for pid, command in left.items()))
+        names = ", ".join(f"{pid} ({command})" for pid, command in left.items())
+        result.problems.append(f"left processes behind: {names}")
     if not result.problems and sum(result.totals()) == 0 and suite.kind != "build":
         result.problems.append("ran no test")
     result.seconds = time.monotonic() - started
