@@ -56,7 +56,7 @@ demo: examples ## replace a loaded HTTP server 20 times, and fail to twice, and 
 	$(RELEASE)/flipdemo --v1 $(C_OUT)/http_v1 --v2 $(C_OUT)/http_v2 --crash $(C_OUT)/http_crash \
 		--hang $(C_OUT)/http_hang --upgrades 20 --connections 32
 
-check: ## format, lints, header, C warnings, quick tests: some three minutes at most
+check: ## format, lints, C warnings, header, README, quick tests: in three minutes
 	@tools/setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -64,6 +64,7 @@ check: ## format, lints, header, C warnings, quick tests: some three minutes at 
 	for source in examples/c/*.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
+	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
 	python3 tests/run.py --quick
 
 test: examples ## every test
