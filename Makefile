@@ -1,0 +1,93 @@
+# libshellflip: build, try, check, test, install. `make` alone lists the targets.
+
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+DESTDIR ?=
+CC      ?= cc
+CFLAGS  ?= -O2 -g
+
+export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+MAJOR   := $(firstword $(subst ., ,$(VERSION)))
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+C_OUT   := $(TARGET)/c
+WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
+# Absolute, since the demo and the tests run copies of these programs elsewhere.
+LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
+
+C_EXAMPLES := first hello_threads http_v1 http_v2 http_crash http_hang
+
+.PHONY: help setup build header examples demo check test deep install uninstall clean
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install, or name, what build and tests need
+	@tools/setup
+
+build: ## the release library, shared and static
+	@tools/setup
+	cargo build --release --package libshellflip
+	ln -sf libshellflip.so $(RELEASE)/libshellflip.so.$(MAJOR)
+
+header: ## write include/shellflip.h anew from the source
+	SHELLFLIP_WRITE_HEADER=1 cargo test --quiet --test header
+
+examples: build $(C_EXAMPLES:%=$(C_OUT)/%) ## the C servers, in target/c
+
+$(C_OUT)/http_v1: DEFINES := -DVERSION=1
+$(C_OUT)/http_v2: DEFINES := -DVERSION=2
+$(C_OUT)/http_crash: DEFINES := -DVERSION=3 -DCRASH_IN_INIT
+$(C_OUT)/http_hang: DEFINES := -DVERSION=4 -DHANG_IN_INIT
+
+$(C_OUT)/http_%: examples/c/http_epoll.c examples/c/http_request.h include/shellflip.h | build
+	@mkdir -p $(@D)
+	$(CC) $(WARN) $(CFLAGS) $(DEFINES) -Iinclude $< -o $@ $(LINK)
+
+$(C_OUT)/%: examples/c/%.c include/shellflip.h | build
+	@mkdir -p $(@D)
+	$(CC) $(WARN) $(CFLAGS) -pthread -Iinclude $< -o $@ $(LINK)
+
+demo: examples ## replace a loaded HTTP server 20 times, and fail to twice, and count failed requests
+	cargo build --release --package testkit --bin flipdemo
+	$(RELEASE)/flipdemo --v1 $(C_OUT)/http_v1 --v2 $(C_OUT)/http_v2 --crash $(C_OUT)/http_crash \
+		--hang $(C_OUT)/http_hang --upgrades 20 --connections 32
+
+check: ## format, lints, C warnings, header, README, quick tests: in three minutes
+	@tools/setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features libshellflip/faults -- -D warnings
+	for source in examples/c/*.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
+	for define in CRASH_IN_INIT HANG_IN_INIT; do \
+		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
+	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
+	python3 tests/run.py --quick
+
+test: examples ## every test
+	python3 tests/run.py
+
+deep: examples ## every test, with the long versions of those that have one
+	python3 tests/run.py --deep
+
+install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
+	install -m 755 $(RELEASE)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION)
+	ln -sf libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR)
+	ln -sf libshellflip.so.$(MAJOR) $(DESTDIR)$(LIBDIR)/libshellflip.so
+	install -m 644 $(RELEASE)/libshellflip.a $(DESTDIR)$(LIBDIR)/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' shellflip.pc.in \
+		> $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+
+uninstall: ## what install put there
+	rm -f $(DESTDIR)$(PREFIX)/include/shellflip.h $(DESTDIR)$(LIBDIR)/libshellflip.a \
+		$(DESTDIR)$(LIBDIR)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR) \
+		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+
+clean: ## everything that was built
+	cargo clean
