@@ -48,6 +48,8 @@ struct Connection {
     sent_at: Mark,
     /// Requests on this connection so far, for the details of a failure.
     nth: u64,
+    /// Requests answered or failed, on all its connections.
+    finished: u64,
     input: Vec<u8>,
 }
 
@@ -95,15 +97,16 @@ impl Worker {
 
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
+        let (mut again, mut turn) = (Vec::new(), Vec::new());
         loop {
             self.context.stopping = self.context.shared.stop.load(Ordering::Acquire);
             let now = self.context.shared.now();
-            let (mut nap, mut done) = (TICK, true);
+            let (mut nap, mut done) = (if again.is_empty() { TICK } else { Duration::ZERO }, true);
             for connection in &mut self.connections {
                 connection.tick(&mut self.context, now);
                 done &= connection.phase == Phase::Done;
                 if let Phase::Closed { until } = connection.phase {
-                    nap = nap.min(until.after(now).max(Duration::from_millis(1)));
+                    nap = nap.min(until.after(now));
                 }
             }
             if done {
@@ -113,9 +116,13 @@ impl Worker {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            for event in &events {
-                if let Some(connection) = self.connections.get_mut(event.token().0) {
-                    connection.drive(&mut self.context);
+            turn.append(&mut again);
+            turn.extend(events.iter().map(|event| event.token().0));
+            for slot in turn.drain(..) {
+                if let Some(connection) = self.connections.get_mut(slot)
+                    && connection.drive(&mut self.context)
+                {
+                    again.push(slot);
                 }
             }
         }
@@ -131,6 +138,7 @@ impl Connection {
             phase: Phase::Closed { until: Mark(0) },
             sent_at: Mark(0),
             nth: 0,
+            finished: 0,
             input: Vec::new(),
         }
     }
@@ -174,10 +182,16 @@ impl Connection {
         }
     }
 
-    /// Goes as far as it can without waiting. epoll is edge-triggered here, so it ends only at a would-block.
-    fn drive(&mut self, context: &mut Context) {
+    /// Goes as far as it can without waiting, but for one request at most: a server that answers within the same
+    /// microseconds would else keep the thread on this connection. True: not at a would-block yet, and epoll, which
+    /// is edge-triggered here, will not call again.
+    fn drive(&mut self, context: &mut Context) -> bool {
+        let finished = self.finished;
         loop {
-            let Some(stream) = self.stream.as_mut() else { return };
+            if self.finished != finished && matches!(self.phase, Phase::Connecting | Phase::Reading) {
+                return true;
+            }
+            let Some(stream) = self.stream.as_mut() else { return false };
             let step = match self.phase {
                 Phase::Connecting => match stream.established() {
                     Ok(true) if self.role == Role::Hello => Ok(Some(Phase::Reading)),
@@ -209,14 +223,17 @@ impl Connection {
                     }
                     Err(error) => Err(error),
                 },
-                Phase::Closed { .. } | Phase::Done => return,
+                Phase::Closed { .. } | Phase::Done => return false,
             };
             match step {
                 Ok(Some(phase)) => self.phase = phase,
-                Ok(None) => return,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(None) => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return self.fail_io(context, &error),
+                Err(error) => {
+                    self.fail_io(context, &error);
+                    return false;
+                }
             }
         }
     }
@@ -295,6 +312,7 @@ impl Connection {
         if context.last.0 != answer.body {
             context.last = (answer.body.clone(), Identity::parse(&answer.body));
         }
+        self.finished += 1;
         context.shared.log().answered(self.slot, context.shared.now(), &context.last.1);
         true
     }
@@ -321,6 +339,7 @@ impl Connection {
     }
 
     fn fail(&mut self, context: &mut Context, kind: Kind, detail: &str) {
+        self.finished += 1;
         let now = context.shared.now();
         let (nth, slot, phase, got) = (self.nth, self.slot, &self.phase, self.input.len());
         let role = match self.role {
