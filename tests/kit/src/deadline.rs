@@ -1,8 +1,9 @@
 //! Waiting in tests: on a condition, with a deadline, never on a bare sleep. `SHELLFLIP_TEST_TIMEOUT_SCALE` stretches
 //! every deadline (for valgrind, a loaded machine). [`limit`] names a test that hangs before the runner is killed.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(2);
@@ -61,10 +62,13 @@ pub fn limit(duration: Duration) -> Limit {
     let test = std::thread::current().name().unwrap_or("unnamed").to_string();
     let (alive, watched): (Sender<()>, Receiver<()>) = channel();
     let duration = scaled(duration);
+    let expired = Arc::new(AtomicBool::new(false));
+    let expires = expired.clone();
     std::thread::Builder::new()
         .name(format!("limit {test}"))
         .spawn(move || {
             if watched.recv_timeout(duration) == Err(RecvTimeoutError::Timeout) {
+                expires.store(true, Ordering::SeqCst);
                 // Straight to descriptor 2: eprintln would go into the captured output of a test that never ends.
                 let text = format!(
                     "\n{test}: still running after {duration:.1?}, which is its limit\n{}",
@@ -76,13 +80,23 @@ pub fn limit(duration: Duration) -> Limit {
             }
         })
         .expect("a thread for the watchdog");
-    Limit { _alive: alive }
+    Limit { expired, _alive: alive }
 }
 
 /// The guard of [`limit`].
 #[derive(Debug)]
 pub struct Limit {
+    expired: Arc<AtomicBool>,
     _alive: Sender<()>,
+}
+
+impl Drop for Limit {
+    /// Ending the processes of a test may be what makes it go on, and pass: no test outlives its limit.
+    fn drop(&mut self) {
+        while self.expired.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+    }
 }
 
 #[cfg(test)]
