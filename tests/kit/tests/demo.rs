@@ -38,7 +38,7 @@ fn right_upgrades_a_crash_and_a_hang_lose_nothing() {
     let crash = script(directory.path(), "crash", "exit 3");
     let hang = script(directory.path(), "hang", "exec sleep 600");
     let (crash, hang) = (crash.to_str().unwrap(), hang.to_str().unwrap());
-    let more = ["--upgrades", "6", "--crash", crash, "--hang", hang, "--upgrade-timeout-ms", "300"];
+    let more = ["--upgrades", "6", "--crash", crash, "--hang", hang, "--upgrade-timeout-ms", "1000"];
     let (output, text) = demo(directory.path(), "inherit", &more);
     assert_eq!(output.status.code(), Some(0), "{text}");
     for expected in

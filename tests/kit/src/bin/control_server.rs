@@ -167,10 +167,11 @@ fn wait_ready(mut reader: io::PipeReader, mut child: Child) -> io::Result<()> {
     if readable && reader.read(&mut [0])? == 1 {
         return Ok(());
     }
+    let was = testkit::process::Proc(child.id() as i32).describe();
     child.kill()?;
     let status = child.wait()?;
     let when = if readable { "before it was ready" } else { "by the upgrade time-out" };
-    Err(io::Error::other(format!("new process {} ended ({status}) {when}", child.id())))
+    Err(io::Error::other(format!("new process {} ended ({status}) {when}; it was {was}", child.id())))
 }
 
 fn accept_on(listener: TcpListener, server: Arc<Server>) -> io::Result<Accepting> {
