@@ -1,1 +1,7 @@
 //! What the tests and the demo share.
+
+pub mod deadline;
+pub mod load;
+pub mod process;
+
+pub use deadline::{limit, wait_for, wait_until};

@@ -1,0 +1,41 @@
+//! Programs under test, the generations that they start, and the promise that none of them outlives its test.
+//!
+//! An upgrade starts processes that are not our children. A [`Family`] finds them all the same: every program it
+//! starts carries a random mark in its environment, which later generations inherit and `/proc/PID/environ` shows; and
+//! this process is a child subreaper (prctl(2)), so that whoever loses its parent becomes our child and can be reaped.
+//! Dropping the family ends and reaps every member.
+
+mod family;
+pub mod proc_fs;
+mod program;
+
+pub use family::{Family, MARK_VARIABLE, describe_all, kill_all};
+pub use proc_fs::{Descriptor, Proc};
+pub use program::{Output, Process, Program, Signal, signal};
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+/// A TCP port on 127.0.0.1 that was free a moment ago.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// A directory that is removed when the value is dropped.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn temp_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("shellflip-test-").tempdir().expect("a temporary directory")
+}
+
+/// Where cargo put the kit's program `name`, built beforehand with `cargo build -p testkit --bins`; the tests of the
+/// kit itself have `env!("CARGO_BIN_EXE_name")`, which builds it.
+pub fn kit_program(name: &str) -> Option<PathBuf> {
+    let exe = std::env::current_exe().ok()?;
+    exe.ancestors().skip(1).take(3).map(|dir| dir.join(name)).find(|path| path.is_file())
+}
