@@ -1,0 +1,553 @@
+/* libshellflip: a running server replaces itself with a new program without refusing or breaking one connection.
+ *
+ * Conventions
+ *
+ * Functions that return int: 0 or more is success, -errno failure. `flip_last_error()` has one line of detail for the
+ * calling thread. Outputs are written on success only. NULL where nothing else is said is -EINVAL. A descriptor that is
+ * returned is the caller's to close, CLOEXEC and 3 or more, unless the function's name ends in _fd: that one is borrowed.
+ * `timeout_ms`: -1 for no limit of the caller's own, 0 to not wait; -ETIMEDOUT always and only means that it passed, and
+ * what was waited for goes on. -ETIME is a configured deadline. -EINTR: a signal handler ran, call again.
+ *
+ * Threads: every function may be called from any thread at any time, against `flip_free` too; flip_config_* from
+ * one thread at a time. Only `flip_request` is async-signal-safe.
+ *
+ * Forked children: `flip_accept`, `flip_shutdown_fd`, `flip_wait_shutdown`, `flip_conn_*`, `flip_drain`,
+ * `flip_generation` and `flip_free` work, on the child's own count; all else is -ECHILD. Fork after `flip_ready`.
+ *
+ * Signals: the library's threads block all of them; it raises no SIGPIPE, never touches SIGCHLD, and waits for no child
+ * but the successor it started, until it has handed over to it.
+ */
+
+
+#ifndef SHELLFLIP_H
+#define SHELLFLIP_H
+
+/* Generated from src/ffi by cbindgen: `make header`. Do not edit. */
+
+#include <stdint.h>
+
+/*
+ The longest name of a descriptor, in bytes.
+ */
+#define NAME_MAX 255
+
+/*
+ The longest unix path or abstract name, in bytes: `sun_path` less the byte that ends or begins it.
+ */
+#define UNIX_NAME_MAX 107
+
+/*
+ As many older generations can be named in a HELLO: a message takes 253 descriptors, one for each.
+ */
+#define MAX_DRAINERS 200
+
+/*
+ The field that is one entry.
+ */
+#define ENTRY 16
+
+/*
+ The version of the record layout. New messages and fields do not change it, see `docs/protocol.md`.
+ */
+#define VERSION 1
+
+/*
+ In the flags of a message or a field: who does not know it must refuse it.
+ */
+#define CRITICAL 1
+
+/*
+ Magic, version, message type, flags, two reserved bytes.
+ */
+#define HEADER 12
+
+/*
+ Tag, flags, length.
+ */
+#define FIELD_HEADER 8
+
+/*
+ No record is longer.
+ */
+#define MAX_RECORD (64 * 1024)
+
+/*
+ `flip_request`, `flip_config_set_signal`: nothing; a signal that is left alone.
+ */
+#define FLIP_REQUEST_NONE 0
+
+/*
+ Replace this process by a new one.
+ */
+#define FLIP_REQUEST_UPGRADE 1
+
+/*
+ Finish and exit.
+ */
+#define FLIP_REQUEST_STOP 2
+
+/*
+ Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
+ */
+#define FLIP_REQUEST_DETACH 3
+
+/*
+ `flip_wait_shutdown`: the successor serves; finish the open connections and exit.
+ */
+#define FLIP_SHUTDOWN_UPGRADE 1
+
+/*
+ The service ends; finish the open connections and exit.
+ */
+#define FLIP_SHUTDOWN_STOP 2
+
+/*
+ This process is on its own from now on and goes on serving; returned once.
+ */
+#define FLIP_SHUTDOWN_DETACH 3
+
+/*
+ `flip_last_failure`: no upgrade asked for by this thread has failed.
+ */
+#define FLIP_FAILURE_NONE 0
+
+/*
+ The new program could not be started (the errno of what failed, or -ENOEXEC).
+ */
+#define FLIP_FAILURE_SPAWN 1
+
+/*
+ It exited too early (-ECONNABORTED).
+ */
+#define FLIP_FAILURE_EXITED 2
+
+/*
+ It was ended by a signal too early (-ECONNABORTED).
+ */
+#define FLIP_FAILURE_SIGNALLED 3
+
+/*
+ It was not ready by the upgrade deadline (-ETIME).
+ */
+#define FLIP_FAILURE_DEADLINE 4
+
+/*
+ A host refused, or the new one gave up (-ECONNREFUSED).
+ */
+#define FLIP_FAILURE_REFUSED 5
+
+/*
+ The state could not be handed over (-EIO).
+ */
+#define FLIP_FAILURE_STATE 6
+
+/*
+ The other side broke the protocol (-EPROTO).
+ */
+#define FLIP_FAILURE_PROTOCOL 7
+
+/*
+ This process is not ready itself yet (-EAGAIN).
+ */
+#define FLIP_FAILURE_NOT_READY 8
+
+/*
+ Another upgrade is under way (-EALREADY).
+ */
+#define FLIP_FAILURE_IN_PROGRESS 9
+
+/*
+ Too many older generations still drain (-EBUSY).
+ */
+#define FLIP_FAILURE_DRAINING 10
+
+/*
+ This process is stopping, or detached (-ESHUTDOWN).
+ */
+#define FLIP_FAILURE_STOPPING 11
+
+/*
+ The new process was told to serve and has not confirmed it; both are left alone (-ETIME).
+ */
+#define FLIP_FAILURE_UNCONFIRMED 12
+
+/*
+ Upgrades cannot work here, as in process 1 (-EOPNOTSUPP).
+ */
+#define FLIP_FAILURE_UNSUPPORTED 13
+
+/*
+ The version of this header.
+ */
+#define FLIP_VERSION_MAJOR 0
+
+/*
+ The version of this header.
+ */
+#define FLIP_VERSION_MINOR 1
+
+/*
+ The version of this header.
+ */
+#define FLIP_VERSION_PATCH 0
+
+/*
+ Room for the pid's digits in an environment string.
+ */
+#define PID_DIGITS 10
+
+/*
+ The first number above standard input, output and error.
+ */
+#define FIRST 3
+
+/*
+ The size of the kernel's signal set in bytes.
+ */
+#define SIGNAL_SET_SIZE 8
+
+/*
+ What the kernel takes in one message (SCM_MAX_FD).
+ */
+#define MAX_DESCRIPTORS 253
+
+/*
+ What can be chosen before `flip_init`. Made by `flip_config_new`, owned by the caller. Not thread-safe: one thread
+ at a time.
+ */
+typedef struct flip_config_t flip_config_t;
+
+/*
+ One generation of a server, as its own process sees it. There is one per process at a time.
+ */
+typedef struct flip_t flip_t;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/*
+ A configuration with all defaults; NULL when memory is exhausted. To be given back with `flip_config_free`.
+ */
+flip_config_t *flip_config_new(void);
+
+/*
+ Gives it back; NULL is allowed. `flip_init` has copied it: it may be freed right after.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`, and not used again.
+ */
+void flip_config_free(flip_config_t *config);
+
+/*
+ What a signal asks for: a FLIP_REQUEST_*; FLIP_REQUEST_NONE leaves the signal alone. By default SIGUSR1 upgrades,
+ SIGTERM and SIGINT stop (a default is not applied to a signal that was ignored when the process started, as
+ under nohup). Signal 0 with FLIP_REQUEST_NONE clears all, for hosts whose runtime owns signals: they call
+ `flip_request` from handlers of their own.
+
+ `flip_init` installs the handlers (SA_RESTART, SA_ONSTACK), which call a handler that was there before; `flip_free`
+ puts back what was there.
+
+ 0, or -EINVAL: NULL, a signal that cannot be handled, an unknown request.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_signal(flip_config_t *config, int signum, int request);
+
+/*
+ How long an upgrade may take, in milliseconds, from the request until the new process is told to serve; default
+ 60 000. A new process that is not ready by then is ended (SIGTERM, 2 s later SIGKILL) and the old one serves on.
+
+ 0, or -EINVAL: NULL, 0, more than a year.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_upgrade_timeout(flip_config_t *config, uint64_t ms);
+
+/*
+ How long open connections may take to finish, in milliseconds, from shutdown on; default 30 000. After that
+ `flip_drain` returns -ETIME.
+
+ 0, or -EINVAL: NULL, 0, more than a year.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_drain_timeout(flip_config_t *config, uint64_t ms);
+
+/*
+ Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
+ `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
+ goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any number
+ of threads may call it at once.
+
+ The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
+ -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set), or does not listen; -EBADF.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `listener` is not closed during the call.
+ */
+int flip_accept(flip_t *flip,
+                int listener,
+                int timeout_ms);
+
+/*
+ Counts a connection that was accepted in another way. A few nanoseconds. 0, -EINVAL or -EBADF.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_conn_begin(flip_t *flip);
+
+/*
+ The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or -EBADF.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_conn_end(flip_t *flip);
+
+/*
+ How many connections are open, or -EINVAL, -EBADF.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_conn_count(const flip_t *flip);
+
+/*
+ Waits until no connection is open: 0. Never -EINTR.
+
+ Or -ETIME: the drain deadline passed; -ECANCELED: a second stop cut the drain short, or `flip_free`; -ETIMEDOUT:
+ `timeout_ms` passed; -EINVAL: shutdown has not begun.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_drain(flip_t *flip, int timeout_ms);
+
+/*
+ A listening socket: the one inherited from the predecessor or from systemd where it matches, else one bound now.
+ "tcp://127.0.0.1:8080", "tcp://[::1]:443", "tcp://:8080" (all addresses), "unix:///run/a.sock", "unix:@name";
+ options follow as a query: "?name=http&backlog=512&mode=0660". It is passed on to every further generation.
+
+ The descriptor is the caller's (its own copy): non-blocking, CLOEXEC, 3 or more. Accept nothing from it before
+ `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
+ successor). Never call shutdown(2) on it and never clear O_NONBLOCK: both would reach every process that shares it.
+
+ The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens there
+ already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it; -ECHILD in a
+ forked child; else the errno of what failed.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `address` is NULL or a NUL-terminated string.
+ */
+int flip_listen(flip_t *flip, const char *address);
+
+/*
+ How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if none has.
+ */
+int flip_last_failure(void);
+
+/*
+ One line about the last call of this thread that failed, in English, without a line end; empty if none has. Never NULL; valid
+ until the thread's next call that fails. Not async-signal-safe.
+ */
+const char *flip_last_error(void);
+
+/*
+ The version of the library that is loaded, as "0.1.0". Static.
+ */
+const char *flip_version(void);
+
+/*
+ Finds out what this process was started with, and starts the library's two threads, which block all signals and
+ run nothing of the host. `config` is copied; NULL means all defaults. On success `*out_flip` is the handle.
+
+ Call it early, before other threads exist: it removes the variables that were meant for this process from the
+ environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,
+ descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation starts
+ with.
+
+ 0, or -EINVAL: `out_flip` is NULL; -EBUSY: there is a handle already; -EPROTO: the environment says that this
+ process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a handle; else the
+ errno of what failed.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ - `out_flip` is NULL or may be written.
+ - No other thread reads or writes the environment during the call.
+ */
+int flip_init(const flip_config_t *config,
+              flip_t **out_flip);
+
+/*
+ Ends the handle: NULL is allowed, and a second time does nothing. Every call that waits returns -ECANCELED, later
+ ones -EBADF; `flip_init` may follow.
+
+ Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
+ serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
+ was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a
+ successor unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+
+ In a forked child it closes the child's copies and touches nothing else.
+
+ # Safety
+
+ - `flip` is NULL or from `flip_init`.
+ */
+void flip_free(flip_t *flip);
+
+/*
+ Which generation this process is; 0: it was not started by an upgrade. Works in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_generation(const flip_t *flip);
+
+/*
+ What the next upgrade runs. Without it: the program as it was started, found by the same path (a file replaced or a link moved
+ gives the new program) with the same arguments.
+
+ `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked for in
+ PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself.
+ Both are copied.
+
+ 0, or -EINVAL: NULL or nothing in `argv`; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `executable` is NULL or a NUL-terminated string, `argv` NULL or an array of such that ends with NULL.
+ */
+int flip_set_command(flip_t *flip,
+                     const char *executable,
+                     const char *const *argv);
+
+/*
+ Sets a variable in the environment of the next generation, which is the one of this process at `flip_init`; a NULL
+ `value` removes it. This process's own environment is not changed.
+
+ 0, or -EINVAL: NULL, an empty name, one with '='; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `name` and `value` are NULL or NUL-terminated strings.
+ */
+int flip_set_env(flip_t *flip, const char *name, const char *value);
+
+/*
+ The directory in which the next generation starts, resolved at the upgrade, links included. Without it: the one in
+ which this process was started, by the path of $PWD where that is the same directory.
+
+ 0, or -EINVAL: NULL or empty; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `path` is NULL or a NUL-terminated string.
+ */
+int flip_set_directory(flip_t *flip, const char *path);
+
+/*
+ Says that this process could serve, and waits until it may: after 0 it must. In generation 0 that is at once; a
+ successor waits until its predecessor lets it, or is dead. Idempotent, and never -EINTR.
+
+ 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
+ predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
+ -EPROTO. -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_ready(flip_t *flip, int timeout_ms);
+
+/*
+ Replaces this process by a new one and waits for the result: the pid of the successor once everything has been handed
+ over (shutdown has fired, or is about to), or why not; then this process serves on as before and
+ `flip_last_failure` has the kind.
+
+ -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next call
+ of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
+ -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
+ ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; -ENOEXEC: not started, see `flip_last_error`;
+ -ECANCELED: `flip_free`; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_upgrade(flip_t *flip, int timeout_ms);
+
+/*
+ Asks for an upgrade, a stop or a detach (FLIP_REQUEST_*) and returns. Async-signal-safe: a handler of the host's own
+ may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
+ remembered and leads to one later.
+
+ 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_request(flip_t *flip, int request);
+
+/*
+ Waits for shutdown: FLIP_SHUTDOWN_UPGRADE (a successor serves), FLIP_SHUTDOWN_STOP, or once FLIP_SHUTDOWN_DETACH.
+ Then close the listeners, finish the open connections (`flip_drain`) and exit.
+
+ Or -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`. In a forked
+ child it also returns, as a stop, when the process that called `flip_init` has died.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_wait_shutdown(flip_t *flip, int timeout_ms);
+
+/*
+ A descriptor for poll, epoll or an event loop: readable (POLLIN) from shutdown on, for ever, for every reader. Borrowed:
+ never close it, never read from it; it lives until `flip_free`. A detach does not make it readable.
+
+ The descriptor, or -EINVAL, -EBADF.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_shutdown_fd(flip_t *flip);
+
+/*
+ The pid of the last successor that was started, also of one that failed; -ENOENT before there was one. -ECHILD in a
+ forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_successor_pid(const flip_t *flip);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SHELLFLIP_H */
