@@ -241,7 +241,12 @@ pub fn spawn<F: AsFd>(mut prepared: Prepared<F>, watch: &Watch) -> Result<Spawne
         if errno != 0 {
             return Err(explain(program, step, Errno::from_raw(errno)));
         }
-        return Err(Error::Deadline(format!("{name} was ended because it hung before it had started")));
+        let hung = match step {
+            Step::Directory => "entering its directory",
+            Step::Exec => "in exec",
+            _ => "in its preparation",
+        };
+        return Err(Error::Deadline(format!("the start of {name} hung {hung} and was ended")));
     }
     let pidfd = match pidfd.as_raw_fd() {
         // The host runs without one of 0 to 2 and may open its own there at any time, or write to it.
