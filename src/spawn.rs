@@ -202,6 +202,9 @@ fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>
 pub fn spawn<F: AsFd>(mut prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
     let program = &prepared.job.program;
     let name = program.path().to_string_lossy().into_owned();
+    if !watch.is_fresh() {
+        return Err(Error::Invalid(format!("the start of {name} needs a watch of its own")));
+    }
     let report = watch.report();
     let orders = Orders {
         report,

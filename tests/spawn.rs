@@ -524,6 +524,8 @@ fn a_child_that_hangs_before_or_in_exec_is_ended_from_another_thread() {
         let error = spawning.join().unwrap().unwrap_err();
         assert!(matches!(error, Error::Deadline(_)), "{error}");
         assert!(!watch.kill().unwrap(), "over");
+        let again = spawn(Prepared::new(job(SLEEP)).unwrap(), &watch).map(Running).map(drop);
+        assert_eq!(again.unwrap_err().errno(), Errno::EINVAL);
         drop(listener);
         assert!(has_no_child());
         assert_eq!(descriptors_of("self"), before);
@@ -595,7 +597,7 @@ fn the_start_is_seen_as_it_was_before_main() {
         process::swap_signal_mask(Some(u64::MAX)).unwrap();
         let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-        std::env::set_current_dir("/tmp").unwrap();
+        std::env::set_current_dir("/").unwrap();
         // SAFETY: this process has one test.
         unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
 
@@ -617,9 +619,9 @@ fn the_start_is_seen_as_it_was_before_main() {
     }
 }
 
-/// What a script's process, which is its interpreter, makes of its own start; only run by the test below.
+/// What a process makes of its own start; only run by the tests below.
 #[test]
-fn tell_how_the_script_was_started() {
+fn tell_how_this_was_started() {
     let Ok(file) = std::env::var("TELL") else { return };
     let startup = Startup::capture().unwrap();
     let original = startup.original.clone().unwrap();
@@ -635,6 +637,30 @@ fn tell_how_the_script_was_started() {
 }
 
 #[test]
+fn a_program_started_through_its_loader_is_started_so_again() {
+    let _alone = alone();
+    let loader = "/lib64/ld-linux-x86-64.so.2";
+    if !Path::new(loader).exists() {
+        return eprintln!("not tested: no {loader}");
+    }
+    let file = std::env::temp_dir().join(format!("spawn-loader-{}", std::process::id()));
+    let app = std::env::current_exe().unwrap();
+    let mut command = Command::new(loader);
+    command.args(["--argv0", "a name"]).arg(&app).args(["--exact", "tell_how_this_was_started"]);
+    let next = file.with_extension("next");
+    let output = command.env("TELL", &file).env("TELL_NEXT", &next).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = fs::read_to_string(&file).unwrap();
+    assert_eq!(told, fs::read_to_string(&next).unwrap());
+    assert!(
+        told.contains(&format!(r#"executable: "{loader}", arguments: ["{loader}", "--argv0", "a name""#)),
+        "{told}"
+    );
+    fs::remove_file(file).unwrap();
+    fs::remove_file(next).unwrap();
+}
+
+#[test]
 fn a_script_is_started_again_with_the_same_arguments() {
     let _alone = alone();
     let folder = std::env::temp_dir().join(format!("spawn-script-{}", std::process::id()));
@@ -645,12 +671,12 @@ fn a_script_is_started_again_with_the_same_arguments() {
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (first, second) = (folder.join("first"), folder.join("second"));
     let mut command = Command::new("./script");
-    command.current_dir(&folder).args(["--exact", "tell_how_the_script_was_started"]);
+    command.current_dir(&folder).args(["--exact", "tell_how_this_was_started"]);
     let output = command.env("TELL", &first).env("TELL_NEXT", &second).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let told = fs::read_to_string(&first).unwrap();
     assert_eq!(told, fs::read_to_string(&second).unwrap());
-    let arguments = r#"arguments: ["./script", "--exact", "tell_how_the_script_was_started"]"#;
+    let arguments = r#"arguments: ["./script", "--exact", "tell_how_this_was_started"]"#;
     assert!(told.contains(r#"executable: "./script""#) && told.contains(arguments), "{told}");
     fs::remove_dir_all(folder).unwrap();
 }
