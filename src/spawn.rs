@@ -202,6 +202,9 @@ fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>
 pub fn spawn<F: AsFd>(mut prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
     let program = &prepared.job.program;
     let name = program.path().to_string_lossy().into_owned();
+    if !watch.is_fresh() {
+        return Err(Error::Invalid(format!("the start of {name} needs a watch of its own")));
+    }
     let report = watch.report();
     let orders = Orders {
         report,
@@ -241,7 +244,12 @@ pub fn spawn<F: AsFd>(mut prepared: Prepared<F>, watch: &Watch) -> Result<Spawne
         if errno != 0 {
             return Err(explain(program, step, Errno::from_raw(errno)));
         }
-        return Err(Error::Deadline(format!("{name} was ended because it hung before it had started")));
+        let hung = match step {
+            Step::Directory => "entering its directory",
+            Step::Exec => "in exec",
+            _ => "in its preparation",
+        };
+        return Err(Error::Deadline(format!("the start of {name} hung {hung} and was ended")));
     }
     let pidfd = match pidfd.as_raw_fd() {
         // The host runs without one of 0 to 2 and may open its own there at any time, or write to it.

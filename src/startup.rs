@@ -59,10 +59,17 @@ impl Startup {
         let environment = environment();
         let executable = process::file_id(c"/proc/self/exe").ok().map(|(id, _)| id);
         let directory = start_directory(&loaded, variable(&environment, b"PWD"));
-        let arguments = through_loader(loaded.arguments, loaded.execfn.as_deref(), command_line());
+        let is_running = |path: &CStr| {
+            let there = process::file_id(&join(directory.as_deref(), path)).ok().map(|(id, _)| id);
+            there.is_some() && there == executable
+        };
+        let (arguments, execfn) = match through_loader(&loaded.arguments, command_line(), is_running) {
+            Some(arguments) => (arguments, None),
+            None => (loaded.arguments, loaded.execfn),
+        };
         let original = Original::find(&Facts {
             arguments: &arguments,
-            execfn: loaded.execfn.as_deref(),
+            execfn: execfn.as_deref(),
             executable,
             directory: directory.as_deref(),
             path: variable(&environment, b"PATH"),
@@ -117,24 +124,17 @@ fn command_line() -> Vec<CString> {
     bytes.split(|byte| *byte == 0).filter_map(|argument| CString::new(argument).ok()).collect()
 }
 
-/// Started as `ld.so ./app …`, a process is not told so: ld.so takes itself out of argv, the kernel's copy keeps it.
+/// Started as `ld.so ./app …`, a process is not told so: ld.so takes itself out of argv and AT_EXECFN, only the
+/// kernel's copy keeps it. The program may work with that loader alone, so it is started through it again. `None`:
+/// started in the usual way, or the host wrote a title over its arguments, which then leads to no file.
 fn through_loader(
-    arguments: Vec<CString>,
-    execfn: Option<&CStr>,
+    arguments: &[CString],
     command_line: Vec<CString>,
-) -> Vec<CString> {
+    is_running: impl Fn(&CStr) -> bool,
+) -> Option<Vec<CString>> {
     let rest = arguments.get(1..).unwrap_or_default();
-    let base = |path: &CStr| path.to_bytes().rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
-    let named = match (command_line.first(), execfn) {
-        (Some(first), Some(execfn)) => base(first) == base(execfn),
-        _ => false,
-    };
-    // A title that the host wrote over its arguments does not begin with ld.so and end with the arguments.
-    if arguments.is_empty() || (named && command_line.len() > arguments.len() && command_line.ends_with(rest))
-    {
-        return command_line;
-    }
-    arguments
+    let longer = command_line.len() > arguments.len() && command_line.ends_with(rest);
+    (longer && command_line.first().is_some_and(|first| is_running(first))).then_some(command_line)
 }
 
 fn start_directory(loaded: &Loaded, pwd: Option<&[u8]>) -> Option<CString> {
@@ -185,19 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_those_of_the_kernel_when_the_program_was_started_through_its_loader() {
-        let loader = c"/lib64/ld-linux-x86-64.so.2";
-        let seen = strings(&["./app", "-v"]);
-        let whole = strings(&["/lib64/ld-linux-x86-64.so.2", "./app", "-v"]);
-        assert_eq!(through_loader(seen.clone(), Some(loader), whole.clone()), whole);
+    fn a_program_started_through_its_loader_is_started_so_again() {
+        let whole = strings(&["/lib64/ld.so", "--library-path", "lib", "./app", "-v"]);
+        let found = through_loader(&strings(&["./app", "-v"]), whole.clone(), |path| path == c"/lib64/ld.so");
+        assert_eq!(found, Some(whole));
     }
 
     #[test]
     fn a_title_written_over_the_arguments_is_not_taken_for_them() {
         let seen = strings(&["./app"]);
         let title = strings(&["app: master process", "", ""]);
-        assert_eq!(through_loader(seen.clone(), Some(c"./app"), title), seen);
-        assert_eq!(through_loader(seen.clone(), Some(c"./app"), seen.clone()), seen);
+        assert_eq!(through_loader(&seen, title, |path| path == c"./app"), None);
+        assert_eq!(through_loader(&seen, seen.clone(), |path| path == c"./app"), None);
     }
 
     #[test]

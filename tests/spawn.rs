@@ -1,10 +1,11 @@
 //! What a spawned program finds, by what the kernel says of it in /proc, and what a spawn leaves behind here.
 
 use libc::{c_int, c_long};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shellflip::error::{Error, Result};
 use shellflip::program::{Overrides, Program};
-use shellflip::spawn::{Job, Prepared, Spawned, Watch, spawn};
+use shellflip::spawn::{Job, Prepared, Spawned, Step, Watch, spawn};
 use shellflip::startup::{StartSignals, Startup};
 use shellflip::sys::process::{self, Exit};
 use std::collections::BTreeMap;
@@ -151,6 +152,11 @@ fn isolated(name: &str, prepare: impl FnOnce(&mut Command)) -> bool {
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env("ISOLATED", "1");
     prepare(&mut command);
     let output = command.output().unwrap();
+    until("a sibling that it started and ended is reaped", || {
+        // SAFETY: no other test runs, so that no other child is taken.
+        unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
+        has_no_child().then_some(())
+    });
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "{text}");
@@ -404,7 +410,7 @@ fn more_than_the_hard_limit_is_an_error_before_the_spawn() {
         job.descriptors = (0..40).map(|_| open("/dev/null")).collect();
         setrlimit(Resource::RLIMIT_NOFILE, 30, 30).unwrap();
         let error = start(job).map(drop).unwrap_err();
-        assert_eq!(error.errno(), nix::errno::Errno::EMFILE, "{error}");
+        assert_eq!(error.errno(), Errno::EMFILE, "{error}");
     }
 }
 
@@ -442,7 +448,11 @@ fn nothing_leaks_where_close_range_is_old_or_forbidden() {
     let _alone = alone();
     let close_range = libc::SYS_close_range;
     let cases = [
-        vec![(close_range, Some(libc::CLOSE_RANGE_CLOEXEC), refuse(libc::EINVAL))],
+        // Linux 5.10. Without fcntl(F_SETFD, FD_CLOEXEC) the other ways do not work.
+        vec![
+            (close_range, Some(libc::CLOSE_RANGE_CLOEXEC), refuse(libc::EINVAL)),
+            (libc::SYS_fcntl, Some(libc::FD_CLOEXEC as u32), refuse(libc::EPERM)),
+        ],
         vec![(close_range, None, refuse(libc::ENOSYS))],
         vec![(close_range, None, refuse(libc::EPERM)), (libc::SYS_getdents64, None, refuse(libc::EPERM))],
     ];
@@ -465,38 +475,103 @@ fn nothing_leaks_where_close_range_is_old_or_forbidden() {
     }
 }
 
+/// The pids of this process's children.
+fn children() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let listed = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    listed.flat_map(|line| line.split_whitespace().map(String::from).collect::<Vec<_>>()).collect()
+}
+
 #[test]
-fn a_child_that_hangs_in_exec_is_ended_from_another_thread() {
+fn a_child_that_hangs_before_or_in_exec_is_ended_from_another_thread() {
     let _alone = alone();
-    let before = descriptors_of("self");
-    let watch = Watch::new().unwrap();
-    assert!(!watch.kill().unwrap(), "nothing to kill yet");
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let spawning = std::thread::spawn({
-        let watch = watch.clone();
-        move || {
-            // execve waits until the listener answers, which it never does.
-            let rules = [(libc::SYS_execve, None, libc::SECCOMP_RET_USER_NOTIF)];
-            sender.send(filter(&rules, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)).unwrap();
-            spawn(Prepared::new(job(SLEEP)).unwrap(), &watch).map(Running).map(drop)
-        }
-    });
-    // SAFETY: made for this test.
-    let listener = unsafe { OwnedFd::from_raw_fd(receiver.recv().unwrap()) };
-    until("the child is at exec", || {
-        let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry.
-        (unsafe { libc::poll(&mut poll, 1, 0) } == 1).then_some(())
-    });
-    assert_eq!(watch.step(), shellflip::spawn::Step::Exec);
-    assert!(!spawning.is_finished());
-    assert!(watch.kill().unwrap());
-    let error = spawning.join().unwrap().unwrap_err();
-    assert!(matches!(error, Error::Deadline(_)), "{error}");
-    assert!(!watch.kill().unwrap(), "over");
-    drop(listener);
-    assert!(has_no_child());
-    assert_eq!(descriptors_of("self"), before);
+    for (call, step) in [(libc::SYS_chdir, Step::Directory), (libc::SYS_execve, Step::Exec)] {
+        let before = descriptors_of("self");
+        let watch = Watch::new().unwrap();
+        assert!(!watch.kill().unwrap(), "nothing to kill yet");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let spawning = std::thread::spawn({
+            let watch = watch.clone();
+            move || {
+                // The call waits until the listener answers, which it never does.
+                let rules = [(call, None, libc::SECCOMP_RET_USER_NOTIF)];
+                sender.send(filter(&rules, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)).unwrap();
+                let mask = process::swap_signal_mask(None).unwrap();
+                let result = spawn(Prepared::new(job(SLEEP)).unwrap(), &watch).map(Running).map(drop);
+                assert_eq!(process::swap_signal_mask(None), Ok(mask));
+                result
+            }
+        });
+        // SAFETY: made for this test.
+        let listener = unsafe { OwnedFd::from_raw_fd(receiver.recv().unwrap()) };
+        until("the child makes the call", || {
+            let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one entry.
+            (unsafe { libc::poll(&mut poll, 1, 0) } == 1).then_some(())
+        });
+        assert_eq!(watch.step(), step);
+        let [child] = &children()[..] else { panic!("{:?}", children()) };
+        let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+        let expected = match step {
+            // No handler of the host's can run in the child, at no time.
+            Step::Directory => "SigBlk:\tfffffffffffbfeff",
+            _ => "SigBlk:\t0000000000000000",
+        };
+        assert!(status.contains(expected) && status.contains("SigCgt:\t0000000000000000"), "{status}");
+
+        assert!(!spawning.is_finished());
+        assert!(watch.kill().unwrap());
+        let error = spawning.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Deadline(_)), "{error}");
+        assert!(!watch.kill().unwrap(), "over");
+        let again = spawn(Prepared::new(job(SLEEP)).unwrap(), &watch).map(Running).map(drop);
+        assert_eq!(again.unwrap_err().errno(), Errno::EINVAL);
+        drop(listener);
+        assert!(has_no_child());
+        assert_eq!(descriptors_of("self"), before);
+    }
+}
+
+#[test]
+fn numbers_above_a_soft_limit_that_the_host_lowered_are_reached() {
+    if isolated("numbers_above_a_soft_limit_that_the_host_lowered_are_reached", |_| ()) {
+        let mut job = job(SLEEP);
+        job.descriptors = (0..45).map(|_| open("/dev/null")).collect();
+        // Numbers for the pidfd and for what the test reads.
+        job.descriptors.drain(..5);
+        setrlimit(Resource::RLIMIT_NOFILE, 30, 400).unwrap();
+        let running = start(job).unwrap();
+        assert_eq!(running.descriptors().len(), 44);
+    }
+}
+
+#[test]
+fn a_host_that_ignores_sigchld_is_told_why_a_start_failed() {
+    if isolated("a_host_that_ignores_sigchld_is_told_why_a_start_failed", |_| ()) {
+        // SAFETY: this process has one test.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        let error = start(job(&["/no/such/program"])).map(drop).unwrap_err();
+        assert_eq!(error.errno(), Errno::ENOENT);
+        let running = start(job(&["/bin/true"])).unwrap();
+        until("nobody knows how it ended", || {
+            (process::reap(running.0.pidfd.as_fd()) == Err(Errno::ECHILD)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_sibling_is_our_parents_child() {
+    if isolated("a_sibling_is_our_parents_child", |_| ()) {
+        let mut job = job(SLEEP);
+        job.sibling = true;
+        let running = start(job).unwrap();
+        running
+            .status("PPid")
+            .parse()
+            .map(|pid: u32| assert_eq!(pid, std::os::unix::process::parent_id()))
+            .unwrap();
+        assert_eq!(process::reap(running.0.pidfd.as_fd()), Err(Errno::ECHILD));
+    }
 }
 
 #[test]
@@ -522,7 +597,7 @@ fn the_start_is_seen_as_it_was_before_main() {
         process::swap_signal_mask(Some(u64::MAX)).unwrap();
         let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-        std::env::set_current_dir("/tmp").unwrap();
+        std::env::set_current_dir("/").unwrap();
         // SAFETY: this process has one test.
         unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
 
@@ -544,9 +619,9 @@ fn the_start_is_seen_as_it_was_before_main() {
     }
 }
 
-/// What a script's process, which is its interpreter, makes of its own start; only run by the test below.
+/// What a process makes of its own start; only run by the tests below.
 #[test]
-fn tell_how_the_script_was_started() {
+fn tell_how_this_was_started() {
     let Ok(file) = std::env::var("TELL") else { return };
     let startup = Startup::capture().unwrap();
     let original = startup.original.clone().unwrap();
@@ -562,6 +637,30 @@ fn tell_how_the_script_was_started() {
 }
 
 #[test]
+fn a_program_started_through_its_loader_is_started_so_again() {
+    let _alone = alone();
+    let loader = "/lib64/ld-linux-x86-64.so.2";
+    if !Path::new(loader).exists() {
+        return eprintln!("not tested: no {loader}");
+    }
+    let file = std::env::temp_dir().join(format!("spawn-loader-{}", std::process::id()));
+    let app = std::env::current_exe().unwrap();
+    let mut command = Command::new(loader);
+    command.args(["--argv0", "a name"]).arg(&app).args(["--exact", "tell_how_this_was_started"]);
+    let next = file.with_extension("next");
+    let output = command.env("TELL", &file).env("TELL_NEXT", &next).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = fs::read_to_string(&file).unwrap();
+    assert_eq!(told, fs::read_to_string(&next).unwrap());
+    assert!(
+        told.contains(&format!(r#"executable: "{loader}", arguments: ["{loader}", "--argv0", "a name""#)),
+        "{told}"
+    );
+    fs::remove_file(file).unwrap();
+    fs::remove_file(next).unwrap();
+}
+
+#[test]
 fn a_script_is_started_again_with_the_same_arguments() {
     let _alone = alone();
     let folder = std::env::temp_dir().join(format!("spawn-script-{}", std::process::id()));
@@ -572,12 +671,12 @@ fn a_script_is_started_again_with_the_same_arguments() {
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (first, second) = (folder.join("first"), folder.join("second"));
     let mut command = Command::new("./script");
-    command.current_dir(&folder).args(["--exact", "tell_how_the_script_was_started"]);
+    command.current_dir(&folder).args(["--exact", "tell_how_this_was_started"]);
     let output = command.env("TELL", &first).env("TELL_NEXT", &second).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let told = fs::read_to_string(&first).unwrap();
     assert_eq!(told, fs::read_to_string(&second).unwrap());
-    let arguments = r#"arguments: ["./script", "--exact", "tell_how_the_script_was_started"]"#;
+    let arguments = r#"arguments: ["./script", "--exact", "tell_how_this_was_started"]"#;
     assert!(told.contains(r#"executable: "./script""#) && told.contains(arguments), "{told}");
     fs::remove_dir_all(folder).unwrap();
 }

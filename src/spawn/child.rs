@@ -115,39 +115,43 @@ pub extern "C" fn run(orders: *mut c_void) -> c_int {
         reset_signals(orders.ignored);
 
         if let Some(room) = &orders.room {
-            check(report, Step::Limit, set_descriptor_limits(room));
+            at(report, Step::Limit);
+            check(report, set_descriptor_limits(room));
         }
+        at(report, Step::Place);
         for op in orders.ops {
-            check(report, Step::Place, place(*op));
+            check(report, place(*op));
         }
         at(report, Step::Close);
         close_from(orders);
         if !orders.directory.is_null() {
-            check(report, Step::Directory, libc::syscall(libc::SYS_chdir, orders.directory));
+            at(report, Step::Directory);
+            check(report, libc::syscall(libc::SYS_chdir, orders.directory));
         }
         for slot in orders.slots {
             write_pid(pid, slot);
         }
         if let Some(limits) = &orders.limits {
-            check(report, Step::RestoreLimit, set_descriptor_limits(limits));
+            at(report, Step::RestoreLimit);
+            check(report, set_descriptor_limits(limits));
         }
         at(report, Step::Exec);
         let none = ptr::null_mut::<u64>();
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &orders.mask, none, SIGNAL_SET_SIZE);
         let (arguments, environment) = (orders.arguments, orders.environment);
         let done = libc::syscall(libc::SYS_execve, orders.executable, arguments, environment);
-        check(report, Step::Exec, done);
+        check(report, done);
         libc::_exit(127)
     }
 }
 
+/// Before the step, since it may hang.
 fn at(report: &Report, step: Step) {
     report.step.store(step as u32, Ordering::Release);
 }
 
 /// Ends the child if `result` is a failure.
-fn check(report: &Report, step: Step, result: c_long) {
-    at(report, step);
+fn check(report: &Report, result: c_long) {
     if result < 0 {
         report.errno.store(errno(), Ordering::Release);
         // SAFETY: ends the process, touches nothing.

@@ -62,6 +62,11 @@ impl Watch {
         Step::of(self.report().step.load(Ordering::Acquire))
     }
 
+    /// Whether a spawn may begin: a report serves one.
+    pub(super) fn is_fresh(&self) -> bool {
+        *self.phase() == Phase::Running && self.report().pid.load(Ordering::Acquire) == 0
+    }
+
     pub(super) fn report(&self) -> &Report {
         &self.0.report
     }
