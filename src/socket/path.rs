@@ -200,7 +200,7 @@ fn kind_of(status: &FileStat) -> &'static str {
 }
 
 /// The lock beside the path. The file is removed before it is given free, and whoever got a removed file tries again,
-/// so nothing is left behind unless its holder was killed, and such a leftover is free.
+/// so nothing is left behind unless its holder was killed or the kernel refused it; such a leftover is free.
 struct Lock {
     path: Vec<u8>,
     _file: Flock<File>,
