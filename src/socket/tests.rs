@@ -54,10 +54,10 @@ fn open(text: &str) -> Bound {
     bind_and_listen(&parse(text)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Runs one ignored test in a process of its own.
+/// Runs one test in a process of its own.
 fn run_alone(test: &str, env: &[(&str, &str)]) {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "--ignored", test]).envs(env.iter().copied());
+    command.args(["--exact", "--include-ignored", test]).envs(env.iter().copied());
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{env:?}: {text}");

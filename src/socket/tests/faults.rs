@@ -53,6 +53,17 @@ fn one_start_over_a_stale_path() {
     assert_serves(UnixStream::connect(folder.path("a")).unwrap(), &next.fd);
 }
 
+/// The window between the question and the unlink is a microsecond; here it is wide, and so is that of the lock file.
+#[test]
+fn exactly_one_wins_however_slow_the_steps_of_a_replacement_are() {
+    let race = "socket::tests::paths::of_many_who_race_for_one_stale_path_exactly_one_wins";
+    for slow in ["unlink=sleep:7", "flock=sleep:7", "unlink=sleep:3,flock=sleep:2,lstat=sleep:1"] {
+        run_alone(race, &[("SHELLFLIP_FAULT", slow)]);
+    }
+    let lock = "socket::tests::paths::two_never_hold_one_lock_although_its_file_comes_and_goes";
+    run_alone(lock, &[("SHELLFLIP_FAULT", "flock=sleep:1")]);
+}
+
 #[test]
 fn without_ipv6_an_empty_host_is_all_of_ipv4() {
     for errno in [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL] {
