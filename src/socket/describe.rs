@@ -35,7 +35,7 @@ pub struct Description {
 
 /// Asks the kernel. `ENOTSOCK` if it is none.
 pub fn describe(fd: BorrowedFd<'_>) -> Result<Description> {
-    ask(fd).map_err(|errno| Error::system("cannot inspect an inherited socket", errno))
+    ask(fd).map_err(|errno| Error::system("cannot inspect the socket", errno))
 }
 
 /// True if the socket is what [`super::bind`] would make of the address now, apart from what [`super::apply_live`]

@@ -110,7 +110,7 @@ fn what_is_no_listener_matches_nothing() {
     let error = describe(file.as_fd()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot inspect an inherited socket: socket operation on non-socket (ENOTSOCK)"
+        "cannot inspect the socket: socket operation on non-socket (ENOTSOCK)"
     );
 }
 
