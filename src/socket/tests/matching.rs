@@ -50,8 +50,7 @@ fn all_addresses_of_both_families_are_not_all_of_one() {
     let v4 = open("tcp://0.0.0.0:0");
     check(&v4.fd, "tcp://0.0.0.0:0", true, false);
     if !ipv6() {
-        check(&v4.fd, "tcp://:0", true, false);
-        return;
+        return; // What an empty host is without IPv6 is tested with faults.
     }
     check(&v4.fd, "tcp://:0", false, false);
     let default = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").unwrap().trim() == "1";
