@@ -107,10 +107,7 @@ fn what_is_no_listener_matches_nothing() {
     let file = std::fs::File::open("/dev/null").unwrap();
     assert_eq!(matches(file.as_fd(), &parse(&wanted), true), Ok(false));
     let error = describe(file.as_fd()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cannot inspect the socket: socket operation on non-socket (ENOTSOCK)"
-    );
+    assert_eq!(error.to_string(), "cannot inspect the socket: socket operation on non-socket (ENOTSOCK)");
 }
 
 #[test]
