@@ -35,13 +35,13 @@ pub struct Description {
 
 /// Asks the kernel. `ENOTSOCK` if it is none.
 pub fn describe(fd: BorrowedFd<'_>) -> Result<Description> {
-    ask(fd).map_err(|errno| Error::system("cannot inspect an inherited socket", errno))
+    ask(fd).map_err(|errno| Error::system("cannot inspect the socket", errno))
 }
 
 /// True if the socket is what [`super::bind`] would make of the address now, apart from what [`super::apply_live`]
 /// can change. Port 0 is any port where the socket was found by its name, else none.
 pub fn matches(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<bool> {
-    let is = describe(fd)?;
+    let Some(is) = describe_any(fd)? else { return Ok(false) };
     if is.connected
         || !is.is_kind(&address.endpoint)
         || is.reuseport != address.options.reuseport.unwrap_or(false)
@@ -67,10 +67,17 @@ pub fn matches(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<b
 /// True if a successor would go on accepting or receiving here: it listens, or is a datagram socket that is bound and
 /// has no peer of its own. False for whatever is no socket.
 pub fn is_listener(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(describe_any(fd)?
+        .is_some_and(|is| is.listening || (is.kind == libc::SOCK_DGRAM && is.is_bound() && !is.connected)))
+}
+
+/// [`describe`], `None` for an open descriptor that is no socket.
+fn describe_any(fd: BorrowedFd<'_>) -> Result<Option<Description>> {
     match describe(fd) {
-        Ok(is) => Ok(is.listening || (is.kind == libc::SOCK_DGRAM && is.is_bound() && !is.connected)),
-        Err(error) if error.errno() == Errno::ENOTSOCK => Ok(false),
-        Err(error) => Err(error),
+        Err(error) if error.errno() == Errno::ENOTSOCK => Ok(None),
+        // An O_PATH descriptor is open, but no socket call knows it.
+        Err(error) if error.errno() == Errno::EBADF && net::flags(fd).is_ok() => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -13,8 +13,8 @@
 //! between the last look and the unlink can still lose its path; the kernel has no unlink by inode.
 //!
 //! **Mode and owner.** Linux gives the path the mode of the socket's own inode less the umask, and the owner of the
-//! process (fchown(2) before has no effect; fchmod(2) after bind none either). So the socket gets mode 0 first, the
-//! path is born closed to everyone but root, then comes the owner, then the mode, and then listen(2).
+//! process (fchown(2) before has no effect; fchmod(2) after bind none either). So the socket gets mode 0200 first, the
+//! path is born closed to all other users, then comes the owner, then the mode, and then listen(2).
 
 use super::{Bound, refused, trying, unix_type};
 use crate::address::{Address, Owner, UnixKind, quote};
@@ -30,6 +30,10 @@ use std::time::{Duration, Instant};
 /// How long another process may hold the lock: it needs it for a few system calls.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// The mode of a path that is not ready: write permission is what connecting takes, and nobody but this process's own
+/// user has it. With 0, that user could not ask whether a leftover is stale.
+const CLOSED: u32 = 0o200;
 
 /// The right to remove a path: plain fields, because the right goes from one generation to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +76,7 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
     let fd = net::socket(libc::AF_UNIX, unix_type(kind)).map_err(|errno| refused(address, errno))?;
     let restricted = address.options.mode.is_some() || address.options.owner.is_some();
     if restricted {
-        net::set_socket_mode(fd.as_fd(), 0).map_err(|errno| refused(address, errno))?;
+        net::set_socket_mode(fd.as_fd(), CLOSED).map_err(|errno| refused(address, errno))?;
     }
     let local = SockAddr::UnixPath(path.to_vec());
     match net::bind(fd.as_fd(), &local) {
@@ -206,14 +210,15 @@ fn kind_of(status: &FileStat) -> &'static str {
 }
 
 /// The lock beside the path. The file is removed before it is given free, and whoever got a removed file tries again,
-/// so nothing is left behind unless its holder was killed, and such a leftover is free.
-struct Lock {
+/// so nothing is left behind unless its holder was killed or the kernel refused it; such a leftover is free.
+pub struct Lock {
     path: Vec<u8>,
     _file: Flock<File>,
 }
 
 impl Lock {
-    fn acquire(what: &str, socket: &[u8]) -> Result<Lock> {
+    /// Waits for the lock beside `socket`, but not for long.
+    pub fn acquire(what: &str, socket: &[u8]) -> Result<Lock> {
         let path = [socket, b".lock"].concat();
         let failed = |errno| Error::system(format!("{what}: cannot take the lock {}", quote(&path)), errno);
         let deadline = Instant::now() + LOCK_TIMEOUT;
