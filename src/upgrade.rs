@@ -8,6 +8,8 @@
 //! Three rules carry everything: up to COMMIT the predecessor may end the successor, after it never; LIVE proves that
 //! the successor serves; shutdown comes last.
 
+#[cfg(test)]
+pub(crate) mod model;
 mod predecessor;
 mod successor;
 
@@ -533,11 +535,4 @@ impl Why {
             Why::Died(..) | Why::Deadline(_) | Why::Withdrawn(_) | Why::Protocol(_) | Why::Unconfirmed
         )
     }
-}
-
-#[cfg(test)]
-pub(crate) mod model {
-    /// Deliberately wrong rules, for the explorer to refute.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-    pub enum Wrong {}
 }
