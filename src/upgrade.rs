@@ -427,16 +427,29 @@ impl Machine {
             }
             return;
         }
+        out.push(Action::Accept);
+        self.start_successor(out);
+    }
+
+    fn start_successor(&mut self, out: &mut Vec<Action>) {
         self.remembered = false;
         self.state = State::Upgrading(Phase::Spawning);
-        out.extend([Action::Accept, Action::Spawn]);
+        out.push(Action::Spawn);
     }
 
     /// Serving and free: whatever was remembered starts now.
     fn become_ready(&mut self, out: &mut Vec<Action>) {
         self.state = State::Ready;
-        if self.remembered && self.draining <= self.max_draining {
-            self.start_upgrade(Origin::Unanswered, out);
+        if !self.remembered || self.draining > self.max_draining {
+            return;
+        }
+        match &self.unsupported {
+            // No Accept: its asker was answered when it was remembered, and nobody else asks now.
+            None => self.start_successor(out),
+            Some(why) => {
+                out.push(Action::Log(why.clone()));
+                self.remembered = false;
+            }
         }
     }
 
