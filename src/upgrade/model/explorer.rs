@@ -307,10 +307,12 @@ impl Explorer {
     ) -> Result<Option<Ev>, Violation> {
         properties::action(w, side, act, &self.table)?;
         match act {
-            Act::Spawn if side == Successor || w.any(UNDER_WAY | SPAWNING | S_EXISTS | P_LET_GO) => {
-                w.set(CUT)
+            Act::Spawn if side == Successor || w.any(S_EXISTS | SPAWNING | KILLED | P_LET_GO) => w.set(CUT),
+            // Also again after a spawn that failed.
+            Act::Spawn => {
+                w.unset(MEMORY_P);
+                w.set(SPAWNING | UNDER_WAY);
             }
-            Act::Spawn => w.set(SPAWNING | UNDER_WAY),
             Act::Down(msg) => {
                 let outcome = if w.end_closed(Successor) {
                     Outcome::Gone
