@@ -286,7 +286,7 @@ impl Machine {
                 let spawning = phase == Phase::Spawning;
                 self.end_successor(Why::Stopping, spawning, Then::from(request), out);
             }
-            (Request::Detach, _) => out.push(Action::Refuse(Why::InProgress)),
+            (Request::Detach, _) => self.refuse_or_log(Why::InProgress, origin, out),
             (
                 Request::Stop,
                 Phase::Committed { unconfirmed, .. }
