@@ -136,9 +136,10 @@ impl Machine {
             }
             (Phase::Committed { hung_up, freeing, .. }, Event::Timer(Timer::Live)) => {
                 out.push(Action::UpgradeDone(Err(Why::Unconfirmed)));
-                if freeing {
-                    self.release(true, true, out);
+                if freeing && !hung_up {
+                    self.announce(true, true, out);
                 } else {
+                    // A channel that ended without LIVE has its own timer, and proves that none will come.
                     self.to(Phase::Committed { unconfirmed: true, hung_up, freeing });
                 }
             }
@@ -215,10 +216,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match says {
-            SuccessorSays::Live => {
-                self.to(Phase::Announcing { told: false, unconfirmed, freeing });
-                out.push(Action::CheckSuccessor);
-            }
+            SuccessorSays::Live => self.announce(unconfirmed, freeing, out),
             SuccessorSays::Withdrawn(text) => {
                 out.push(Action::LetGo);
                 self.failed_after_commit(Why::Withdrawn(text), unconfirmed, freeing, out);
@@ -309,7 +307,7 @@ impl Machine {
                 self.to(Phase::Ending { why, killed, spawning, then: Then::Free });
             }
             // It had its time for LIVE already.
-            Phase::Committed { unconfirmed: true, .. } => self.release(true, true, out),
+            Phase::Committed { unconfirmed: true, hung_up: false, .. } => self.announce(true, true, out),
             Phase::Committed { unconfirmed, hung_up, .. } => {
                 self.to(Phase::Committed { unconfirmed, hung_up, freeing: true });
             }
@@ -329,6 +327,11 @@ impl Machine {
             out.extend([Action::ToSuccessor(PredecessorSays::Abort(why.sentence())), Action::Terminate]);
         }
         self.to(Phase::Ending { why, killed: spawning, spawning, then });
+    }
+
+    fn announce(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {
+        self.to(Phase::Announcing { told: false, unconfirmed, freeing });
+        out.push(Action::CheckSuccessor);
     }
 
     fn release(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {
