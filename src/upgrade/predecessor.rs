@@ -36,7 +36,7 @@ pub enum Phase {
         /// `flip_free` waits.
         freeing: bool,
     },
-    /// RELEASED was sent; `refused` when the socket did not take it, and only the pidfd tells what that means.
+    /// RELEASED was sent. When the socket did not take it, the pidfd tells what that means, or its time passes.
     Releasing {
         /// The requester was told "unconfirmed" before LIVE came.
         unconfirmed: bool,
@@ -87,7 +87,9 @@ impl Phase {
             }
             Phase::Ending { killed: false, .. } => vec![Timer::Term],
             Phase::Ending { killed: true, .. } => vec![Timer::Kill],
-            Phase::Announcing { .. } | Phase::Releasing { .. } => Vec::new(),
+            // Stays only while the socket has refused RELEASED.
+            Phase::Releasing { .. } => vec![Timer::SuccessorGone],
+            Phase::Announcing { .. } => Vec::new(),
         }
     }
 }
@@ -166,12 +168,12 @@ impl Machine {
 
             (
                 Phase::Releasing { unconfirmed, freeing },
-                Event::Sent(Outcome::Taken) | Event::SuccessorAlive,
+                Event::Sent(Outcome::Taken) | Event::Timer(Timer::SuccessorGone),
             ) => {
-                // Not taken but alive: our death releases it.
+                // Not taken but alive after its time: our death releases it. A dying process closes its descriptors
+                // before its pidfd is readable, so a look at the pidfd right now could not tell.
                 self.released(unconfirmed, freeing, out);
             }
-            (Phase::Releasing { .. }, Event::Sent(Outcome::Gone)) => out.push(Action::CheckSuccessor),
             (Phase::Releasing { unconfirmed, freeing }, Event::SuccessorDied(exit)) => {
                 self.owns = true;
                 out.extend([Action::Own, Action::TakeBack]);
