@@ -400,9 +400,8 @@ impl Machine {
 
     fn draining(&mut self, was_ready: bool, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::Ask(Request::Stop, _) | Event::FromPredecessor(PredecessorSays::Stop) => {
-                out.extend([Action::Accept, Action::CutDrain]);
-            }
+            Event::Ask(Request::Stop, _) => out.extend([Action::Accept, Action::CutDrain]),
+            Event::FromPredecessor(PredecessorSays::Stop) => out.push(Action::CutDrain),
             Event::Ask(_, origin) => self.refuse_or_log(Why::Stopping, origin, out),
             Event::HostReady if was_ready => out.push(Action::ReadyDone(Ok(()))),
             Event::HostReady => out.push(Action::ReadyDone(Err(Final::Stopped))),
