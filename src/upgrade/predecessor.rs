@@ -289,14 +289,17 @@ impl Machine {
             (Request::Detach, _) => self.refuse_or_log(Why::InProgress, origin, out),
             (
                 Request::Stop,
-                Phase::Committed { unconfirmed, .. }
-                | Phase::Announcing { unconfirmed, .. }
-                | Phase::Releasing { unconfirmed, .. },
+                Phase::Committed { unconfirmed, freeing, .. }
+                | Phase::Announcing { unconfirmed, freeing, .. }
+                | Phase::Releasing { unconfirmed, freeing },
             ) => {
                 out.extend([Action::Accept, Action::ToSuccessor(PredecessorSays::Stop)]);
                 self.done(Err(Why::Stopping), unconfirmed, out);
                 out.push(Action::LetGo);
                 self.shut_down(Shutdown::Stop, out);
+                if freeing {
+                    self.finish(out);
+                }
             }
         }
     }
