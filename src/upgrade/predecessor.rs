@@ -167,6 +167,15 @@ impl Machine {
             }
 
             (
+                Phase::Announcing { unconfirmed, freeing, .. },
+                Event::FromSuccessor(says @ (SuccessorSays::Stopping | SuccessorSays::Withdrawn(_))),
+            ) => {
+                // As good as its death: RELEASED would leave nobody.
+                out.push(Action::TakeBack);
+                self.committed_says(says, unconfirmed, false, freeing, out);
+            }
+
+            (
                 Phase::Releasing { unconfirmed, freeing },
                 Event::Sent(Outcome::Taken) | Event::Timer(Timer::SuccessorGone),
             ) => {
