@@ -405,11 +405,8 @@ impl Machine {
             Event::Ask(_, origin) => self.refuse_or_log(Why::Stopping, origin, out),
             Event::HostReady if was_ready => out.push(Action::ReadyDone(Ok(()))),
             Event::HostReady => out.push(Action::ReadyDone(Err(Final::Stopped))),
-            // It crossed our STOPPING: nobody else will unlink now.
-            Event::FromPredecessor(PredecessorSays::Released { .. }) if !self.owns && was_ready => {
-                self.owns = true;
-                out.push(Action::Own);
-            }
+            // It crossed our STOPPING or WITHDRAWN: nobody else will unlink now.
+            Event::FromPredecessor(PredecessorSays::Released { .. }) if !self.owns => self.inherit_ownership(out),
             Event::Free => self.finish(out),
             _ => {}
         }

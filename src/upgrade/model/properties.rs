@@ -248,7 +248,10 @@ fn ownership(w: &World, table: &Table) -> Result<(), Violation> {
     if s_serves && !p_serves && !s.owns && !w.is(S_FROZEN) && !(w.is(S_CLOSED) && w.alive(Predecessor)) {
         return broken("P7", "the successor serves alone and does not own");
     }
-    let nobody = !p_serves && !s_serves && !w.any(P_CRASHED | LOST | S_FROZEN | P_FROZEN);
+    // RELEASED cannot reach one that was freed or has closed the channel: stale paths stay, and the next start finds
+    // that nobody listens there.
+    let unreachable = w.is(RELEASED | S_CLOSED);
+    let nobody = !p_serves && !s_serves && !unreachable && !w.any(P_CRASHED | LOST | S_FROZEN | P_FROZEN);
     if nobody && !p.owns && !(s_exists && s.owns) && w.alive(Successor) {
         return broken("P7", "all have stopped and nobody owns the paths");
     }
