@@ -406,7 +406,9 @@ impl Machine {
             Event::HostReady if was_ready => out.push(Action::ReadyDone(Ok(()))),
             Event::HostReady => out.push(Action::ReadyDone(Err(Final::Stopped))),
             // It crossed our STOPPING or WITHDRAWN: nobody else will unlink now.
-            Event::FromPredecessor(PredecessorSays::Released { .. }) if !self.owns => self.inherit_ownership(out),
+            Event::FromPredecessor(PredecessorSays::Released { .. }) if !self.owns => {
+                self.inherit_ownership(out)
+            }
             Event::Free => self.finish(out),
             _ => {}
         }

@@ -83,7 +83,9 @@ impl Machine {
             }
             (GivenUp(why), Event::HostReady) => out.push(Action::ReadyDone(Err(why))),
             // It crossed our WITHDRAWN: nobody else will unlink now.
-            (GivenUp(_), Event::FromPredecessor(PredecessorSays::Released { .. })) => self.inherit_ownership(out),
+            (GivenUp(_), Event::FromPredecessor(PredecessorSays::Released { .. })) => {
+                self.inherit_ownership(out)
+            }
             (GivenUp(_), _) => {}
             (_, Event::FromPredecessor(PredecessorSays::Stop)) => {
                 out.push(Action::ReadyDone(Err(Final::Stopped)));
@@ -132,6 +134,8 @@ impl Machine {
             (Confirming { .. }, Event::Sent(Outcome::Gone)) => {
                 self.state = State::Starting(Confirming { hung_up: true });
             }
+            // Nobody would learn that it may serve: the next flip_ready tries LIVE again.
+            (Confirming { hung_up: true }, Event::HostLeft) => self.state = State::Starting(Committed),
 
             // ABORT cannot follow a COMMIT; whoever sends it would also kill us, so do not serve.
             (_, Event::FromPredecessor(PredecessorSays::Abort(text))) => {
