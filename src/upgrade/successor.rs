@@ -141,12 +141,18 @@ impl Machine {
             (_, Event::FromPredecessor(PredecessorSays::Abort(text))) => {
                 self.give_up(Final::Aborted(text), out)
             }
-            (Committed, Event::FromPredecessor(PredecessorSays::Released { upgrade_requested })) => {
+            (
+                state @ (Committed | Confirming { hung_up: true }),
+                Event::FromPredecessor(PredecessorSays::Released { upgrade_requested }),
+            ) => {
                 // It frees its handle and waited long enough for our LIVE.
                 self.remembered |= upgrade_requested;
                 self.predecessor_drains = true;
                 self.draining += 1;
-                self.state = State::Starting(Alone);
+                match state {
+                    Committed => self.state = State::Starting(Alone),
+                    _ => self.serve_alone(out),
+                }
             }
             (
                 state @ (Initialising { .. } | Asked { .. }),
