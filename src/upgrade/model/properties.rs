@@ -252,7 +252,9 @@ fn ownership(w: &World, table: &Table) -> Result<(), Violation> {
     // that nobody listens there.
     let unreachable = w.is(RELEASED | S_CLOSED);
     let nobody = !p_serves && !s_serves && !unreachable && !w.any(P_CRASHED | LOST | S_FROZEN | P_FROZEN);
-    if nobody && !p.owns && !(s_exists && s.owns) && w.alive(Successor) {
+    // Alone it takes them with flip_ready, or when it stops.
+    let undecided = s_exists && s.machine.state == State::Starting(Starting::Alone);
+    if nobody && !undecided && !p.owns && !(s_exists && s.owns) && w.alive(Successor) {
         return broken("P7", "all have stopped and nobody owns the paths");
     }
     Ok(())
