@@ -8,6 +8,8 @@
 //! Three rules carry everything: up to COMMIT the predecessor may end the successor, after it never; LIVE proves that
 //! the successor serves; shutdown comes last.
 
+#[cfg(test)]
+pub(crate) mod model;
 mod predecessor;
 mod successor;
 
@@ -403,16 +405,14 @@ impl Machine {
 
     fn draining(&mut self, was_ready: bool, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::Ask(Request::Stop, _) | Event::FromPredecessor(PredecessorSays::Stop) => {
-                out.extend([Action::Accept, Action::CutDrain]);
-            }
+            Event::Ask(Request::Stop, _) => out.extend([Action::Accept, Action::CutDrain]),
+            Event::FromPredecessor(PredecessorSays::Stop) => out.push(Action::CutDrain),
             Event::Ask(_, origin) => self.refuse_or_log(Why::Stopping, origin, out),
             Event::HostReady if was_ready => out.push(Action::ReadyDone(Ok(()))),
             Event::HostReady => out.push(Action::ReadyDone(Err(Final::Stopped))),
-            // It crossed our STOPPING: nobody else will unlink now.
-            Event::FromPredecessor(PredecessorSays::Released { .. }) if !self.owns && was_ready => {
-                self.owns = true;
-                out.push(Action::Own);
+            // It crossed our STOPPING or WITHDRAWN: nobody else will unlink now.
+            Event::FromPredecessor(PredecessorSays::Released { .. }) if !self.owns => {
+                self.inherit_ownership(out)
             }
             Event::Free => self.finish(out),
             _ => {}
@@ -430,16 +430,29 @@ impl Machine {
             }
             return;
         }
+        out.push(Action::Accept);
+        self.start_successor(out);
+    }
+
+    fn start_successor(&mut self, out: &mut Vec<Action>) {
         self.remembered = false;
         self.state = State::Upgrading(Phase::Spawning);
-        out.extend([Action::Accept, Action::Spawn]);
+        out.push(Action::Spawn);
     }
 
     /// Serving and free: whatever was remembered starts now.
     fn become_ready(&mut self, out: &mut Vec<Action>) {
         self.state = State::Ready;
-        if self.remembered && self.draining <= self.max_draining {
-            self.start_upgrade(Origin::Unanswered, out);
+        if !self.remembered || self.draining > self.max_draining {
+            return;
+        }
+        match &self.unsupported {
+            // No Accept: its asker was answered when it was remembered, and nobody else asks now.
+            None => self.start_successor(out),
+            Some(why) => {
+                out.push(Action::Log(why.clone()));
+                self.remembered = false;
+            }
         }
     }
 
@@ -538,11 +551,4 @@ impl Why {
             Why::Died(..) | Why::Deadline(_) | Why::Withdrawn(_) | Why::Protocol(_) | Why::Unconfirmed
         )
     }
-}
-
-#[cfg(test)]
-pub(crate) mod model {
-    /// Deliberately wrong rules, for the explorer to refute.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-    pub enum Wrong {}
 }

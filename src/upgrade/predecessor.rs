@@ -36,7 +36,7 @@ pub enum Phase {
         /// `flip_free` waits.
         freeing: bool,
     },
-    /// RELEASED was sent; `refused` when the socket did not take it, and only the pidfd tells what that means.
+    /// RELEASED was sent. When the socket did not take it, the pidfd tells what that means, or its time passes.
     Releasing {
         /// The requester was told "unconfirmed" before LIVE came.
         unconfirmed: bool,
@@ -87,7 +87,9 @@ impl Phase {
             }
             Phase::Ending { killed: false, .. } => vec![Timer::Term],
             Phase::Ending { killed: true, .. } => vec![Timer::Kill],
-            Phase::Announcing { .. } | Phase::Releasing { .. } => Vec::new(),
+            // Stays only while the socket has refused RELEASED.
+            Phase::Releasing { .. } => vec![Timer::SuccessorGone],
+            Phase::Announcing { .. } => Vec::new(),
         }
     }
 }
@@ -136,9 +138,10 @@ impl Machine {
             }
             (Phase::Committed { hung_up, freeing, .. }, Event::Timer(Timer::Live)) => {
                 out.push(Action::UpgradeDone(Err(Why::Unconfirmed)));
-                if freeing {
-                    self.release(true, true, out);
+                if freeing && !hung_up {
+                    self.announce(true, true, out);
                 } else {
+                    // A channel that ended without LIVE has its own timer, and proves that none will come.
                     self.to(Phase::Committed { unconfirmed: true, hung_up, freeing });
                 }
             }
@@ -164,13 +167,22 @@ impl Machine {
             }
 
             (
-                Phase::Releasing { unconfirmed, freeing },
-                Event::Sent(Outcome::Taken) | Event::SuccessorAlive,
+                Phase::Announcing { unconfirmed, freeing, .. },
+                Event::FromSuccessor(says @ (SuccessorSays::Stopping | SuccessorSays::Withdrawn(_))),
             ) => {
-                // Not taken but alive: our death releases it.
+                // As good as its death: RELEASED would leave nobody.
+                out.push(Action::TakeBack);
+                self.committed_says(says, unconfirmed, false, freeing, out);
+            }
+
+            (
+                Phase::Releasing { unconfirmed, freeing },
+                Event::Sent(Outcome::Taken) | Event::Timer(Timer::SuccessorGone),
+            ) => {
+                // Not taken but alive after its time: our death releases it. A dying process closes its descriptors
+                // before its pidfd is readable, so a look at the pidfd right now could not tell.
                 self.released(unconfirmed, freeing, out);
             }
-            (Phase::Releasing { .. }, Event::Sent(Outcome::Gone)) => out.push(Action::CheckSuccessor),
             (Phase::Releasing { unconfirmed, freeing }, Event::SuccessorDied(exit)) => {
                 self.owns = true;
                 out.extend([Action::Own, Action::TakeBack]);
@@ -215,10 +227,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match says {
-            SuccessorSays::Live => {
-                self.to(Phase::Announcing { told: false, unconfirmed, freeing });
-                out.push(Action::CheckSuccessor);
-            }
+            SuccessorSays::Live => self.announce(unconfirmed, freeing, out),
             SuccessorSays::Withdrawn(text) => {
                 out.push(Action::LetGo);
                 self.failed_after_commit(Why::Withdrawn(text), unconfirmed, freeing, out);
@@ -286,17 +295,20 @@ impl Machine {
                 let spawning = phase == Phase::Spawning;
                 self.end_successor(Why::Stopping, spawning, Then::from(request), out);
             }
-            (Request::Detach, _) => out.push(Action::Refuse(Why::InProgress)),
+            (Request::Detach, _) => self.refuse_or_log(Why::InProgress, origin, out),
             (
                 Request::Stop,
-                Phase::Committed { unconfirmed, .. }
-                | Phase::Announcing { unconfirmed, .. }
-                | Phase::Releasing { unconfirmed, .. },
+                Phase::Committed { unconfirmed, freeing, .. }
+                | Phase::Announcing { unconfirmed, freeing, .. }
+                | Phase::Releasing { unconfirmed, freeing },
             ) => {
                 out.extend([Action::Accept, Action::ToSuccessor(PredecessorSays::Stop)]);
                 self.done(Err(Why::Stopping), unconfirmed, out);
                 out.push(Action::LetGo);
                 self.shut_down(Shutdown::Stop, out);
+                if freeing {
+                    self.finish(out);
+                }
             }
         }
     }
@@ -309,7 +321,7 @@ impl Machine {
                 self.to(Phase::Ending { why, killed, spawning, then: Then::Free });
             }
             // It had its time for LIVE already.
-            Phase::Committed { unconfirmed: true, .. } => self.release(true, true, out),
+            Phase::Committed { unconfirmed: true, hung_up: false, .. } => self.announce(true, true, out),
             Phase::Committed { unconfirmed, hung_up, .. } => {
                 self.to(Phase::Committed { unconfirmed, hung_up, freeing: true });
             }
@@ -329,6 +341,11 @@ impl Machine {
             out.extend([Action::ToSuccessor(PredecessorSays::Abort(why.sentence())), Action::Terminate]);
         }
         self.to(Phase::Ending { why, killed: spawning, spawning, then });
+    }
+
+    fn announce(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {
+        self.to(Phase::Announcing { told: false, unconfirmed, freeing });
+        out.push(Action::CheckSuccessor);
     }
 
     fn release(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {

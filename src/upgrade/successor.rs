@@ -78,9 +78,14 @@ impl Machine {
             (_, Event::Ask(request, origin)) => self.asked_while_starting(request, origin, out),
             (state, Event::Free) => {
                 self.withdraw(&state, "the new program gave up before it was ready (flip_free)", out);
+                self.last_one_owns(&state, out);
                 self.finish(out);
             }
             (GivenUp(why), Event::HostReady) => out.push(Action::ReadyDone(Err(why))),
+            // It crossed our WITHDRAWN: nobody else will unlink now.
+            (GivenUp(_), Event::FromPredecessor(PredecessorSays::Released { .. })) => {
+                self.inherit_ownership(out)
+            }
             (GivenUp(_), _) => {}
             (_, Event::FromPredecessor(PredecessorSays::Stop)) => {
                 out.push(Action::ReadyDone(Err(Final::Stopped)));
@@ -129,17 +134,25 @@ impl Machine {
             (Confirming { .. }, Event::Sent(Outcome::Gone)) => {
                 self.state = State::Starting(Confirming { hung_up: true });
             }
+            // Nobody would learn that it may serve: the next flip_ready tries LIVE again.
+            (Confirming { hung_up: true }, Event::HostLeft) => self.state = State::Starting(Committed),
 
             // ABORT cannot follow a COMMIT; whoever sends it would also kill us, so do not serve.
             (_, Event::FromPredecessor(PredecessorSays::Abort(text))) => {
                 self.give_up(Final::Aborted(text), out)
             }
-            (Committed, Event::FromPredecessor(PredecessorSays::Released { upgrade_requested })) => {
+            (
+                state @ (Committed | Confirming { hung_up: true }),
+                Event::FromPredecessor(PredecessorSays::Released { upgrade_requested }),
+            ) => {
                 // It frees its handle and waited long enough for our LIVE.
                 self.remembered |= upgrade_requested;
                 self.predecessor_drains = true;
                 self.draining += 1;
-                self.state = State::Starting(Alone);
+                match state {
+                    Committed => self.state = State::Starting(Alone),
+                    _ => self.serve_alone(out),
+                }
             }
             (
                 state @ (Initialising { .. } | Asked { .. }),
@@ -218,6 +231,7 @@ impl Machine {
                 let State::Starting(starting) = self.state.clone() else { return };
                 self.withdraw(&starting, "the new process was asked to stop before it was ready", out);
                 out.push(Action::ReadyDone(Err(Final::Stopped)));
+                self.last_one_owns(&starting, out);
                 self.shut_down(Shutdown::Stop, out);
             }
             (Request::Upgrade, Origin::Unanswered) => self.remember(out),
@@ -250,7 +264,14 @@ impl Machine {
         self.become_ready(out);
     }
 
-    fn inherit_ownership(&mut self, out: &mut Vec<Action>) {
+    /// A stop without a predecessor and without a successor unlinks.
+    fn last_one_owns(&mut self, starting: &Starting, out: &mut Vec<Action>) {
+        if *starting == Starting::Alone && !self.owns {
+            self.inherit_ownership(out);
+        }
+    }
+
+    pub(super) fn inherit_ownership(&mut self, out: &mut Vec<Action>) {
         self.owns = true;
         out.push(Action::Own);
     }

@@ -1,0 +1,261 @@
+//! What must hold, each promise by its number: at every action, every step, every world, every world at rest.
+
+use super::explorer::gave_up_by_clock;
+use super::table::{Act, Ev, Msg, Table};
+use super::world::{Side, World, *};
+use crate::upgrade::{Origin, Phase, Request, Starting, State};
+use Side::{Predecessor, Successor};
+
+/// Which promise, and how it was broken.
+pub type Violation = (&'static str, String);
+
+fn broken<T>(promise: &'static str, how: impl Into<String>) -> Result<T, Violation> {
+    Err((promise, how.into()))
+}
+
+/// For whom a machine waits, that is: whose silence would keep it where it is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It could stay for ever, and well.
+    ForNobody,
+    /// The host's own calls end it.
+    ForTheHost,
+    /// Its own supervisor answers, within bounds of its own: the barrier, `listen`.
+    ForTheSupervisor,
+    /// The other process must say something or die.
+    ForThePeer,
+    /// As `ForThePeer`, and no time ends it, by intention: see DESIGN, the two waits without limit.
+    ForThePeerWithoutLimit,
+}
+
+/// No wildcard: a new state must be classified.
+pub fn waits(state: &State) -> Waits {
+    match state {
+        State::Starting(starting) => match starting {
+            Starting::Alone => Waits::ForTheHost,
+            Starting::Initialising { hung_up: false } => Waits::ForTheHost,
+            // Its host may take its time, but it also waits for the pidfd that explains the end of the channel.
+            Starting::Initialising { hung_up: true } => Waits::ForThePeer,
+            Starting::Asked { waiting: _, hung_up: _ } => Waits::ForThePeer,
+            Starting::Committed => Waits::ForTheHost,
+            Starting::Widening => Waits::ForTheSupervisor,
+            Starting::Confirming { hung_up: _ } => Waits::ForThePeer,
+            Starting::GivenUp(_) => Waits::ForTheHost,
+        },
+        State::Live => Waits::ForThePeerWithoutLimit,
+        State::Ready => Waits::ForNobody,
+        State::Upgrading(phase) => match phase {
+            Phase::Spawning => Waits::ForThePeer,
+            Phase::Initialising { hung_up: _ } => Waits::ForThePeer,
+            Phase::Committed { unconfirmed: false, hung_up: _, freeing: _ } => Waits::ForThePeer,
+            Phase::Committed { unconfirmed: true, hung_up: true, freeing: _ } => Waits::ForThePeer,
+            Phase::Committed { unconfirmed: true, hung_up: false, freeing: _ } => {
+                Waits::ForThePeerWithoutLimit
+            }
+            Phase::Announcing { told: _, unconfirmed: _, freeing: _ } => Waits::ForTheSupervisor,
+            Phase::Releasing { unconfirmed: _, freeing: _ } => Waits::ForThePeer,
+            Phase::Ending { why: _, killed: _, spawning: _, then: _ } => Waits::ForThePeer,
+        },
+        State::Detached => Waits::ForNobody,
+        State::Draining { was_ready: _ } => Waits::ForTheHost,
+        State::Freed => Waits::ForNobody,
+    }
+}
+
+/// P6, the part that is settled at once: every request is answered once, nothing else is.
+pub fn answers(side: Side, ev: Ev, acts: &[Act]) -> Result<(), Violation> {
+    let count = |wanted: &[Act]| acts.iter().filter(|act| wanted.contains(act)).count();
+    let (right, wanted) = match ev {
+        Ev::Ask(_, Origin::Answered) => (count(&[Act::Accept, Act::Refuse]) == 1, "one ACCEPT or REFUSE"),
+        Ev::Ask(_, Origin::Unanswered) => (
+            count(&[Act::Accept]) + count(&[Act::Log]).min(1) >= 1 && count(&[Act::Accept]) <= 1,
+            "ACCEPT or a line",
+        ),
+        _ => (count(&[Act::Accept, Act::Refuse]) == 0, "no ACCEPT or REFUSE: nobody asked"),
+    };
+    if !right || matches!(ev, Ev::Ask(_, Origin::Unanswered)) && count(&[Act::Refuse]) > 0 {
+        return broken("P6", format!("{side:?} on {ev:?} answers {acts:?}, wanted {wanted}"));
+    }
+    Ok(())
+}
+
+/// Before an action is carried out.
+pub fn action(w: &World, side: Side, act: Act, _: &Table) -> Result<(), Violation> {
+    match act {
+        Act::Terminate | Act::Kill if w.is(S_SERVED) => {
+            broken("P2", format!("{act:?} to a successor that serves"))
+        }
+        Act::Terminate | Act::Kill if w.is(COMMIT_TAKEN) => broken("P2", format!("{act:?} after COMMIT")),
+        Act::UpgradeDone(_) if side == Predecessor && !w.is(UNDER_WAY) && !w.is(CUT) => {
+            broken("P6", "a second answer to one upgrade")
+        }
+        Act::ShutdownUpgrade if side == Successor => broken("P8", "the successor shuts down for an upgrade"),
+        Act::ShutdownUpgrade if !w.is(RELEASED) => broken("P8", "shutdown before RELEASED"),
+        Act::ShutdownUpgrade if !w.is(TOLD) => broken("P8", "shutdown before the service manager was told"),
+        Act::ShutdownUpgrade if !w.is(S_SERVED) && !w.is(FREE_P) => {
+            broken("P8", "shutdown before the successor serves")
+        }
+        Act::Down(Msg::Released | Msg::ReleasedAndUpgrade) if w.is(SAID_NO) => {
+            broken("P8", "RELEASED to a successor that said it stops")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// After one step of one machine.
+pub fn step(before: &World, after: &World, side: Side, ev: Ev, table: &Table) -> Result<(), Violation> {
+    let given_up = |w: &World| matches!(table.state(w.s), State::Starting(Starting::GivenUp(_)));
+    if side == Successor
+        && given_up(after)
+        && !given_up(before)
+        && gave_up_by_clock(table.state(before.s), ev)
+        && !before.serves(Predecessor)
+        && (!before.is(STOP_P) || before.is(FREE_P) && before.is(RELEASED))
+        && !before.any(NOISE | S_CLOSED)
+    {
+        return broken("P4", format!("the successor gives up on {ev:?} while nobody else serves"));
+    }
+    Ok(())
+}
+
+/// In every world between two moves.
+pub fn state(w: &World, table: &Table) -> Result<(), Violation> {
+    let excused = w.any(STOP_P | P_CRASHED | LOST) || w.is(STOP_S | RELEASED);
+    if !excused && !w.serves(Predecessor) && !w.serves(Successor) {
+        return broken("P1", "nobody serves");
+    }
+    for side in [Predecessor, Successor] {
+        let row = table.row(w.machine(side));
+        if side == Successor && !w.is(S_EXISTS) || !w.alive(side) {
+            continue;
+        }
+        if row.serves != w.serves(side) {
+            return broken(
+                "P0",
+                format!("{side:?} thinks serves={}, its host was told otherwise", row.serves),
+            );
+        }
+        if w.is(CUT) {
+            // Its state is about a further successor, which this world does not have.
+            continue;
+        }
+        let observable = match side {
+            Predecessor => !w.is(P_LET_GO),
+            Successor => !w.is(P_DEATH_SEEN),
+        };
+        match waits(&row.machine.state) {
+            Waits::ForThePeer if row.timers.is_empty() => {
+                return broken("P5", format!("{side:?} waits for its peer without a deadline"));
+            }
+            Waits::ForThePeerWithoutLimit | Waits::ForThePeer if !observable => {
+                return broken("P5", format!("{side:?} waits for a peer whose death it cannot see"));
+            }
+            _ => {}
+        }
+        if side == Successor
+            && row.machine.state == State::Live
+            && w.is(P_LET_GO | S_SERVES)
+            && w.is(P_SERVES)
+        {
+            return broken("P3", "the predecessor has let a live successor go and serves on");
+        }
+    }
+    if w.alive(Predecessor) && w.alive(Successor) && table.row(w.p).owns && table.row(w.s).owns {
+        return broken("P7", "both own the paths");
+    }
+    remembered(w, table)
+}
+
+/// P9. A host that closes the library's channel loses what would have crossed it.
+fn remembered(w: &World, table: &Table) -> Result<(), Violation> {
+    if w.is(CUT) {
+        return Ok(());
+    }
+    let (p, s) = (table.row(w.p), table.row(w.s));
+    let successor_has_it = s.remembers || w.down.has(Msg::ReleasedAndUpgrade);
+    if w.is(MEMORY_P)
+        && !w.any(STOP_P | STOP_S | P_CRASHED | LOST | S_CLOSED | DETACH)
+        && !(w.alive(Predecessor) && p.remembers)
+        && !successor_has_it
+    {
+        return broken("P9", "the predecessor's remembered request is lost");
+    }
+    if w.is(MEMORY_S) && w.alive(Successor) && !w.gave_up(table) && !w.is(DETACH) && !s.remembers {
+        return broken("P9", "the successor's remembered request is lost");
+    }
+    Ok(())
+}
+
+/// When nothing will happen any more unless the environment wants it.
+pub fn at_rest(w: &World, table: &mut Table) -> Result<(), Violation> {
+    let (p, s) = (table.state(w.p).clone(), table.state(w.s).clone());
+    let (p_serves, s_serves) = (w.serves(Predecessor), w.serves(Successor));
+    let waits_for_live = matches!(p, State::Upgrading(Phase::Committed { unconfirmed: true, .. }));
+    if p_serves && s_serves {
+        let named = waits_for_live || w.is(P_FROZEN) && s == State::Live;
+        if !named {
+            return broken("P3", "two servers, for good");
+        }
+    }
+
+    if w.is(P_CRASHED) && w.runs(Successor) && !s_serves && !w.gave_up(table) {
+        if s != State::Starting(Starting::Alone) {
+            return broken("P4", "the predecessor is dead and the successor does not serve");
+        }
+        let (next, acts) = table.step(w.s, Ev::HostReady);
+        if !table.row(next).serves || !acts.contains(&Act::ReadyDone(true)) {
+            return broken("P4", "flip_ready does not serve after the predecessor's death");
+        }
+    }
+    let failed = w.is(S_DEAD) || w.runs(Successor) && w.gave_up(table) && !w.is(S_CLOSED);
+    if p_serves && w.runs(Predecessor) && !w.any(STOP_P | DETACH) && (failed || !w.is(S_EXISTS)) {
+        let (_, acts) = table.step(w.p, Ev::Ask(Request::Upgrade, Origin::Answered));
+        let ready = p == State::Ready;
+        let takes = acts.contains(&Act::Spawn)
+            || table.row(w.p).machine.draining > table.row(w.p).machine.max_draining;
+        if !ready || !takes {
+            return broken("P4", "the successor is gone and the predecessor does not take the next upgrade");
+        }
+    }
+
+    if w.runs(Predecessor) {
+        if w.is(UNDER_WAY) {
+            return broken("P6", "an upgrade is never answered");
+        }
+        if w.is(FREE_P) && p != State::Freed {
+            return broken("P6", "flip_free never returns in the predecessor");
+        }
+    }
+    if w.runs(Successor) {
+        if w.is(S_WAITING) {
+            return broken("P6", "flip_ready never returns");
+        }
+        if w.is(FREE_S) && s != State::Freed {
+            return broken("P6", "flip_free never returns in the successor");
+        }
+    }
+    ownership(w, table)
+}
+
+/// P7 at rest: who serves owns; when nobody does, whoever stopped last.
+fn ownership(w: &World, table: &Table) -> Result<(), Violation> {
+    let (p, s) = (table.row(w.p), table.row(w.s));
+    let s_exists = w.is(S_EXISTS);
+    let (p_serves, s_serves) = (w.serves(Predecessor), w.serves(Successor));
+    if p_serves && !p.owns && !(w.is(P_FROZEN | RELEASED)) {
+        return broken("P7", "the predecessor serves and does not own");
+    }
+    if s_serves && !p_serves && !s.owns && !w.is(S_FROZEN) && !(w.is(S_CLOSED) && w.alive(Predecessor)) {
+        return broken("P7", "the successor serves alone and does not own");
+    }
+    // RELEASED cannot reach one that was freed or has closed the channel: stale paths stay, and the next start finds
+    // that nobody listens there.
+    let unreachable = w.is(RELEASED | S_CLOSED);
+    let nobody = !p_serves && !s_serves && !unreachable && !w.any(P_CRASHED | LOST | S_FROZEN | P_FROZEN);
+    // Alone it takes them with flip_ready, or when it stops.
+    let undecided = s_exists && s.machine.state == State::Starting(Starting::Alone);
+    if nobody && !undecided && !p.owns && !(s_exists && s.owns) && w.alive(Successor) {
+        return broken("P7", "all have stopped and nobody owns the paths");
+    }
+    Ok(())
+}
