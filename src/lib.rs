@@ -5,4 +5,5 @@
 
 pub mod channel;
 pub mod error;
+pub mod inherit;
 pub mod sys;

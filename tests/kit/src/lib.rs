@@ -1,1 +1,3 @@
 //! What the tests and the demo share.
+
+pub mod peer;
