@@ -260,7 +260,7 @@ fn backlog(fd: &OwnedFd) -> u32 {
 #[test]
 fn the_backlog_is_what_was_asked_or_the_limit_of_the_kernel() {
     let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-    assert_eq!(backlog(&open("tcp://127.0.0.1:0").fd), somaxconn.trim().parse().unwrap());
+    assert_eq!(backlog(&open("tcp://127.0.0.1:0").fd), somaxconn.trim().parse::<u32>().unwrap());
     assert_eq!(backlog(&open("tcp://127.0.0.1:0?backlog=7").fd), 7);
 }
 

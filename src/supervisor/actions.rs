@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// A second stop leaves this much to a drain.
 const CUT_DRAIN: Duration = Duration::from_secs(2);
 /// As many drainers go into one HELLO.
-const MAX_DRAINERS: usize = crate::channel::message::MAX_DRAINERS;
+const MAX_DRAINERS: usize = crate::channel::hello::MAX_DRAINERS;
 
 impl Supervisor {
     /// Carries one out. What becomes of it is an event, for those that say so.

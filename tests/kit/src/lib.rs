@@ -5,3 +5,4 @@ pub mod load;
 pub mod process;
 
 pub use deadline::{limit, wait_for, wait_until};
+pub mod peer;
