@@ -5,7 +5,8 @@ use std::path::Path;
 fn generated() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml");
-    let bindings = cbindgen::Builder::new().with_crate(root).with_config(config).generate().expect("bindings");
+    let bindings =
+        cbindgen::Builder::new().with_crate(root).with_config(config).generate().expect("bindings");
     let mut header = Vec::new();
     bindings.write(&mut header);
     // Safety sections are for Rust callers; what they say is in the text and in the conventions at the top.

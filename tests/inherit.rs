@@ -3,9 +3,10 @@
 //! library, are the other side. So each side of the library meets a peer that is not the library.
 
 use shellflip::channel::{
-    FromPredecessor, FromSuccessor, Hello, Keep, Nonce, PathOwner, Process, Received, Sent, TableEntry, pair,
+    FromPredecessor, FromSuccessor, Hello, Keep, Nonce, Process, Received, Sent, TableEntry, pair,
 };
 use shellflip::inherit::{Environment, Inheritance, encode_names, find};
+use shellflip::socket::PathOwner;
 use shellflip::sys::fd;
 use std::fs::File;
 use std::io::{Read, Write};
