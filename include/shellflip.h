@@ -27,51 +27,6 @@
 #include <stdint.h>
 
 /*
- The longest name of a descriptor, in bytes.
- */
-#define NAME_MAX 255
-
-/*
- The longest unix path or abstract name, in bytes: `sun_path` less the byte that ends or begins it.
- */
-#define UNIX_NAME_MAX 107
-
-/*
- As many older generations can be named in a HELLO: a message takes 253 descriptors, one for each.
- */
-#define MAX_DRAINERS 200
-
-/*
- The field that is one entry.
- */
-#define ENTRY 16
-
-/*
- The version of the record layout. New messages and fields do not change it, see `docs/protocol.md`.
- */
-#define VERSION 1
-
-/*
- In the flags of a message or a field: who does not know it must refuse it.
- */
-#define CRITICAL 1
-
-/*
- Magic, version, message type, flags, two reserved bytes.
- */
-#define HEADER 12
-
-/*
- Tag, flags, length.
- */
-#define FIELD_HEADER 8
-
-/*
- No record is longer.
- */
-#define MAX_RECORD (64 * 1024)
-
-/*
  `flip_request`, `flip_config_set_signal`: nothing; a signal that is left alone.
  */
 #define FLIP_REQUEST_NONE 0
@@ -195,16 +150,6 @@
  Room for the pid's digits in an environment string.
  */
 #define PID_DIGITS 10
-
-/*
- The first number above standard input, output and error.
- */
-#define FIRST 3
-
-/*
- The size of the kernel's signal set in bytes.
- */
-#define SIGNAL_SET_SIZE 8
 
 /*
  What the kernel takes in one message (SCM_MAX_FD).
