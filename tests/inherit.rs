@@ -305,7 +305,8 @@ fn a_predecessor_that_died_is_still_found() {
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     let lines = said(child);
     assert_eq!(lines[1], "generation 1");
-    assert_eq!(lines.last().unwrap(), "nobody takes READY");
+    // A process that another test forks meanwhile may hold a copy of our end for a moment.
+    assert!(["nobody takes READY", "Eof"].contains(&lines.last().unwrap().as_str()), "{lines:?}");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use super::*;
 use crate::channel::hello::{Hello, MAX_DRAINERS, Process};
 use crate::channel::message::{FromPredecessor, FromSuccessor, Message};
-use crate::channel::transport::{Received, Sent, ToPredecessor, pair};
+use crate::channel::transport::{Received, Sent, ToPredecessor, ToSuccessor, pair};
 use crate::channel::wire::MAX_RECORD;
 use crate::error::Error;
 use crate::sys::{fd, scm};
 use nix::errno::Errno;
-use std::os::fd::{AsFd, AsRawFd};
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 #[test]
 fn hello_arrives_with_the_descriptors_in_their_order() {
@@ -75,13 +77,25 @@ fn the_largest_table_that_is_not_in_a_memfd_fits_into_a_record() {
     }
 }
 
+/// Closes the last copy of one end and waits until the other has seen it: while another test forks a process, that
+/// one holds a copy too until it runs its program.
+fn close_for_good(end: impl Into<OwnedFd>, other: &ToSuccessor) {
+    drop(end.into());
+    let mut closed = [PollFd::new(other.as_fd(), PollFlags::POLLHUP)];
+    let deadline = fd::monotonic_ns() + 20_000_000_000;
+    while !closed[0].any().unwrap_or_default() {
+        assert!(fd::monotonic_ns() < deadline);
+        _ = fd::poll(&mut closed, Some(Duration::from_secs(1)));
+    }
+}
+
 #[test]
 fn messages_of_a_dead_peer_are_read_before_its_end() {
     let (predecessor, successor) = pair().unwrap();
     assert!(matches!(predecessor.receive(), Received::Nothing));
     successor.send(&FromSuccessor::Ready).unwrap();
     successor.send(&FromSuccessor::Live).unwrap();
-    drop(successor);
+    close_for_good(successor, &predecessor);
     assert!(matches!(predecessor.receive(), Received::Message(FromSuccessor::Ready)));
     assert!(matches!(predecessor.receive(), Received::Message(FromSuccessor::Live)));
     assert!(matches!(predecessor.receive(), Received::Eof));
@@ -93,7 +107,7 @@ fn a_peer_that_died_with_a_message_unread_is_still_heard() {
     let (predecessor, successor) = pair().unwrap();
     predecessor.send(&FromPredecessor::Commit).unwrap();
     successor.send(&FromSuccessor::Ready).unwrap();
-    drop(successor);
+    close_for_good(successor, &predecessor);
     // The kernel does report ECONNRESET first: else this test would test nothing.
     let mut buffer = [0; 64];
     let peeked = nix::sys::socket::recv(
@@ -108,7 +122,7 @@ fn a_peer_that_died_with_a_message_unread_is_still_heard() {
     let (predecessor, successor) = pair().unwrap();
     predecessor.send(&FromPredecessor::Commit).unwrap();
     successor.send(&FromSuccessor::Ready).unwrap();
-    drop(successor);
+    close_for_good(successor, &predecessor);
     assert!(matches!(predecessor.receive(), Received::Message(FromSuccessor::Ready)), "by itself");
     assert!(matches!(predecessor.receive(), Received::Eof));
 
@@ -116,7 +130,7 @@ fn a_peer_that_died_with_a_message_unread_is_still_heard() {
     let (predecessor, successor) = pair().unwrap();
     predecessor.send(&FromPredecessor::Commit).unwrap();
     successor.send(&FromSuccessor::Ready).unwrap();
-    drop(successor);
+    close_for_good(successor, &predecessor);
     assert_eq!(predecessor.send(&FromPredecessor::Commit).unwrap(), Sent::PeerGone);
     assert_eq!(predecessor.send(&FromPredecessor::Commit).unwrap(), Sent::PeerGone);
     assert!(matches!(predecessor.receive(), Received::Message(FromSuccessor::Ready)));
@@ -131,7 +145,7 @@ fn a_leaked_copy_of_the_peers_end_hides_its_end() {
     assert!(matches!(predecessor.receive(), Received::Message(FromSuccessor::Ready)));
     assert!(matches!(predecessor.receive(), Received::Nothing));
     assert_eq!(predecessor.send(&FromPredecessor::Commit).unwrap(), Sent::Taken);
-    drop(leaked);
+    close_for_good(leaked, &predecessor);
     assert!(matches!(predecessor.receive(), Received::Eof));
 }
 
