@@ -46,3 +46,31 @@ fn hold(setting: Setting) -> Explorer {
 fn every_promise_holds_in_every_reachable_world() {
     hold(PLAIN);
 }
+
+#[test]
+fn every_promise_holds_with_older_generations_that_drain() {
+    hold(Setting { draining: 1, max_draining: 0, ..PLAIN });
+}
+
+#[test]
+fn every_promise_holds_when_one_of_them_talks_nonsense() {
+    hold(Setting { noise: true, requests: 2, ..PLAIN });
+}
+
+#[test]
+fn the_explorer_refutes_each_wrong_rule() {
+    for (wrong, caught_by) in [
+        (Wrong::OneMessageReady, "P2"),
+        (Wrong::KillOnCommitTimeout, "P2"),
+        (Wrong::ExitOnPredecessorDeath, "P4"),
+        (Wrong::ShutdownBeforeReleased, "P8"),
+    ] {
+        let Err(Counterexample { violation: (promise, how), moves, trace }) =
+            Explorer::new(PLAIN, Some(wrong)).run()
+        else {
+            panic!("{wrong:?} was not noticed")
+        };
+        println!("{wrong:?} breaks {promise} in {} moves: {how}\n{trace}", moves.len());
+        assert_eq!(promise, caught_by, "{wrong:?}");
+    }
+}
