@@ -191,9 +191,17 @@ impl Machine {
                 // before its pidfd is readable, so a look at the pidfd right now could not tell.
                 self.released(unconfirmed, freeing, out);
             }
+            (
+                Phase::Releasing { unconfirmed, freeing },
+                Event::FromSuccessor(says @ (SuccessorSays::Stopping | SuccessorSays::Withdrawn(_))),
+            ) => {
+                self.inherit_ownership(out);
+                out.push(Action::TakeBack);
+                self.committed_says(says, unconfirmed, false, freeing, out);
+            }
             (Phase::Releasing { unconfirmed, freeing }, Event::SuccessorDied(exit)) => {
-                self.owns = true;
-                out.extend([Action::Own, Action::TakeBack]);
+                self.inherit_ownership(out);
+                out.push(Action::TakeBack);
                 self.failed_after_commit(Why::Died(exit, Stage::Live), unconfirmed, freeing, out);
             }
 
