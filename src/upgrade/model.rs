@@ -4,6 +4,7 @@
 //! broken one is reported with the shortest list of moves that breaks it. Deliberately wrong rules ([`Wrong`]) show
 //! that the explorer would notice.
 
+mod coverage;
 mod explorer;
 mod properties;
 mod table;
@@ -44,5 +45,35 @@ fn hold(setting: Setting) -> Explorer {
 
 #[test]
 fn every_promise_holds_in_every_reachable_world() {
-    hold(PLAIN);
+    let (mut pairs, mut acts) = Default::default();
+    for setting in [
+        PLAIN,
+        // Two older generations drain, and one must be gone first.
+        Setting { draining: 2, ..PLAIN },
+        // None may.
+        Setting { max_draining: 0, requests: 2, ..PLAIN },
+        // One of them talks nonsense, or the predecessor's worker keeps its end open.
+        Setting { noise: true, requests: 2, ..PLAIN },
+    ] {
+        coverage::collect(&hold(setting).table, &mut pairs, &mut acts);
+    }
+    println!("{pairs:?} {acts:?}");
+}
+
+#[test]
+fn the_explorer_refutes_each_wrong_rule() {
+    for (wrong, caught_by) in [
+        (Wrong::OneMessageReady, "P2"),
+        (Wrong::KillOnCommitTimeout, "P2"),
+        (Wrong::ExitOnPredecessorDeath, "P4"),
+        (Wrong::ShutdownBeforeReleased, "P8"),
+    ] {
+        let Err(Counterexample { violation: (promise, how), moves, trace }) =
+            Explorer::new(PLAIN, Some(wrong)).run()
+        else {
+            panic!("{wrong:?} was not noticed")
+        };
+        println!("{wrong:?} breaks {promise} in {} moves: {how}\n{trace}", moves.len());
+        assert_eq!(promise, caught_by, "{wrong:?}");
+    }
 }

@@ -3,6 +3,8 @@
 //! Up to COMMIT it may end the successor; after COMMIT never: it waits for LIVE or for its death, serving meanwhile.
 //! RELEASED hands everything over, and only then shutdown fires. Read beside `successor.rs`.
 
+#[cfg(test)]
+use super::model::Wrong;
 use super::{
     Action, Event, Machine, Origin, Outcome, PredecessorSays, Request, Shutdown, Stage, State, SuccessorSays,
     Timer, Why,
@@ -136,6 +138,12 @@ impl Machine {
             (Phase::Committed { unconfirmed, freeing, .. }, Event::SuccessorHungUp) => {
                 self.to(Phase::Committed { unconfirmed, hung_up: true, freeing });
             }
+            #[cfg(test)]
+            (Phase::Committed { .. }, Event::Timer(Timer::Live))
+                if self.wrong == Some(Wrong::KillOnCommitTimeout) =>
+            {
+                self.end_successor(Why::Deadline(Timer::Live), false, Then::ServeOn, out);
+            }
             (Phase::Committed { hung_up, freeing, .. }, Event::Timer(Timer::Live)) => {
                 out.push(Action::UpgradeDone(Err(Why::Unconfirmed)));
                 if freeing && !hung_up {
@@ -183,9 +191,17 @@ impl Machine {
                 // before its pidfd is readable, so a look at the pidfd right now could not tell.
                 self.released(unconfirmed, freeing, out);
             }
+            (
+                Phase::Releasing { unconfirmed, freeing },
+                Event::FromSuccessor(says @ (SuccessorSays::Stopping | SuccessorSays::Withdrawn(_))),
+            ) => {
+                self.inherit_ownership(out);
+                out.push(Action::TakeBack);
+                self.committed_says(says, unconfirmed, false, freeing, out);
+            }
             (Phase::Releasing { unconfirmed, freeing }, Event::SuccessorDied(exit)) => {
-                self.owns = true;
-                out.extend([Action::Own, Action::TakeBack]);
+                self.inherit_ownership(out);
+                out.push(Action::TakeBack);
                 self.failed_after_commit(Why::Died(exit, Stage::Live), unconfirmed, freeing, out);
             }
 
@@ -201,6 +217,10 @@ impl Machine {
 
     fn initialising_says(&mut self, says: SuccessorSays, out: &mut Vec<Action>) {
         match says {
+            #[cfg(test)]
+            SuccessorSays::Ready if self.wrong == Some(Wrong::OneMessageReady) => {
+                self.announce(false, false, out);
+            }
             SuccessorSays::Ready => {
                 self.to(Phase::Committed { unconfirmed: false, hung_up: false, freeing: false });
                 out.push(Action::ToSuccessor(PredecessorSays::Commit));
@@ -351,6 +371,10 @@ impl Machine {
     fn release(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {
         self.owns = false;
         self.to(Phase::Releasing { unconfirmed, freeing });
+        #[cfg(test)]
+        if self.wrong == Some(Wrong::ShutdownBeforeReleased) {
+            out.push(Action::Shutdown(Shutdown::Upgrade));
+        }
         let upgrade_requested = self.remembered;
         out.extend([Action::Disown, Action::ToSuccessor(PredecessorSays::Released { upgrade_requested })]);
     }

@@ -3,6 +3,8 @@
 //! READY says "I could serve", COMMIT lets it, for good, and LIVE, the last act of `flip_ready`, proves that it does.
 //! The predecessor's death without ABORT is a COMMIT. Read beside `predecessor.rs`.
 
+#[cfg(test)]
+use super::model::Wrong;
 use super::{
     Action, Event, Machine, Origin, Outcome, PredecessorSays, Request, Shutdown, State, SuccessorSays, Timer,
     Why,
@@ -96,6 +98,11 @@ impl Machine {
             (Alone, Event::HostReady) => self.serve_alone(out),
             (Alone, _) => {}
 
+            #[cfg(test)]
+            (Initialising { .. }, Event::HostReady) if self.wrong == Some(Wrong::OneMessageReady) => {
+                self.state = State::Live;
+                out.extend([Action::ReadyDone(Ok(())), Action::ToPredecessor(SuccessorSays::Ready)]);
+            }
             (Initialising { hung_up }, Event::HostReady) => {
                 self.state = State::Starting(Asked { waiting: true, hung_up });
                 if !hung_up {
@@ -169,6 +176,12 @@ impl Machine {
                 self.state = State::Starting(Asked { waiting, hung_up: true });
             }
             (Committed | Widening | Confirming { .. }, Event::PredecessorHungUp) => {}
+            #[cfg(test)]
+            (Initialising { .. } | Asked { .. }, Event::PredecessorDied)
+                if self.wrong == Some(Wrong::ExitOnPredecessorDeath) =>
+            {
+                self.give_up(Final::Protocol("the predecessor died".into()), out);
+            }
             (Initialising { .. } | Asked { waiting: false, .. } | Committed, Event::PredecessorDied) => {
                 self.state = State::Starting(Alone);
             }

@@ -191,7 +191,8 @@ impl Explorer {
                 w.unset(S_WAITING);
                 react(w, Successor, Ev::HostLeft)?;
             }
-            Move::ForksWorker => w.set(S_WORKER),
+            Move::ForksWorker(Predecessor) => w.set(P_WORKER),
+            Move::ForksWorker(Successor) => w.set(S_WORKER),
             Move::ClosesChannel => {
                 w.set(S_CLOSED);
                 w.down.clear();
@@ -235,7 +236,7 @@ impl Explorer {
                 if w.serves(Predecessor) {
                     w.set(P_CRASHED);
                 }
-                w.set(P_DYING);
+                w.set(if w.is(P_WORKER) { P_DEAD } else { P_DYING });
                 w.unset(P_FROZEN | ANNOUNCING | P_SERVES);
                 w.up.clear();
                 if w.is(SPAWNING) {
@@ -325,6 +326,9 @@ impl Explorer {
                 };
                 match msg {
                     Msg::Commit if outcome == Outcome::Taken => w.set(COMMIT_TAKEN),
+                    Msg::Released | Msg::ReleasedAndUpgrade if outcome == Outcome::Taken => {
+                        w.set(RELEASED | RELEASED_TAKEN)
+                    }
                     Msg::Released | Msg::ReleasedAndUpgrade => w.set(RELEASED),
                     _ => {}
                 }
@@ -334,7 +338,8 @@ impl Explorer {
             }
             Act::Up(msg) => {
                 let gone = w.end_closed(Predecessor) || w.is(S_CLOSED);
-                if !gone {
+                // What only a worker's copy of the end takes is never read.
+                if !gone && !w.any(P_DYING | P_DEAD | P_LET_GO) {
                     w.up.push(msg);
                 }
                 if matches!(msg, Msg::Ready | Msg::Live) {

@@ -91,6 +91,7 @@ pub fn action(w: &World, side: Side, act: Act, _: &Table) -> Result<(), Violatio
         }
         Act::ShutdownUpgrade if side == Successor => broken("P8", "the successor shuts down for an upgrade"),
         Act::ShutdownUpgrade if !w.is(RELEASED) => broken("P8", "shutdown before RELEASED"),
+        Act::ShutdownUpgrade if w.is(SAID_NO) => broken("P8", "shutdown after the successor said it stops"),
         Act::ShutdownUpgrade if !w.is(TOLD) => broken("P8", "shutdown before the service manager was told"),
         Act::ShutdownUpgrade if !w.is(S_SERVED) && !w.is(FREE_P) => {
             broken("P8", "shutdown before the successor serves")
@@ -120,7 +121,7 @@ pub fn step(before: &World, after: &World, side: Side, ev: Ev, table: &Table) ->
 
 /// In every world between two moves.
 pub fn state(w: &World, table: &Table) -> Result<(), Violation> {
-    let excused = w.any(STOP_P | P_CRASHED | LOST) || w.is(STOP_S | RELEASED);
+    let excused = w.any(STOP_P | P_CRASHED | LOST) || w.is(STOP_S | RELEASED_TAKEN);
     if !excused && !w.serves(Predecessor) && !w.serves(Successor) {
         return broken("P1", "nobody serves");
     }

@@ -52,6 +52,7 @@ facts! {
     /// Its host closed the channel.
     S_CLOSED,
     /// A forked worker holds a copy of its end.
+    P_WORKER,
     S_WORKER,
     S_DEATH_SEEN,
     S_HANGUP_SEEN,
@@ -63,6 +64,7 @@ facts! {
     KILLED,
     COMMIT_TAKEN,
     RELEASED,
+    RELEASED_TAKEN,
     /// The predecessor read STOPPING or WITHDRAWN.
     SAID_NO,
     ANNOUNCING,
@@ -113,7 +115,7 @@ pub enum Move {
     DeathSeen(Side),
     HostReady(Side),
     HostLeft,
-    ForksWorker,
+    ForksWorker(Side),
     ClosesChannel,
     /// Crash, kill -9 or exit: descriptors first.
     Dies(Side),
@@ -183,7 +185,7 @@ impl World {
     /// Nobody reads there any more: what is sent is refused.
     pub fn end_closed(&self, side: Side) -> bool {
         match side {
-            Predecessor => self.any(P_DYING | P_DEAD | P_LET_GO),
+            Predecessor => self.any(P_DYING | P_DEAD | P_LET_GO) && !self.is(P_WORKER),
             Successor => self.any(S_DYING | S_DEAD | S_CLOSED) && !self.is(S_WORKER),
         }
     }
@@ -251,8 +253,9 @@ impl World {
             }
             self.sees(Predecessor, out);
             for &timer in &table.row(self.p).timers {
-                // A dying process is dead long before ten seconds are over.
-                if timer != Timer::SuccessorGone || !self.any(S_DYING | S_DEAD) {
+                // A dying process is dead, and what it sent is read, long before ten seconds are over.
+                let soon = !self.up.is_empty() || self.any(S_DYING | S_DEAD);
+                if timer != Timer::SuccessorGone || !soon {
                     out.push(Move::Fires(Predecessor, timer));
                 }
             }
@@ -310,7 +313,7 @@ impl World {
             if !self.is(S_CLOSED) {
                 out.push(Move::ClosesChannel);
                 if !self.is(S_WORKER) {
-                    out.push(Move::ForksWorker);
+                    out.push(Move::ForksWorker(Successor));
                 }
             }
             out.push(Move::Frozen(Successor));
@@ -323,6 +326,9 @@ impl World {
         }
         if self.alive(Successor) && !self.is(KILLED) {
             out.push(Move::Dies(Successor));
+        }
+        if setting.noise && self.runs(Predecessor) && self.is(S_EXISTS) && !self.any(P_LET_GO | P_WORKER) {
+            out.push(Move::ForksWorker(Predecessor));
         }
         if setting.noise && !self.is(NOISE) && self.is(S_EXISTS) {
             for msg in [Msg::Extend, Msg::Garbage] {
