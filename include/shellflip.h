@@ -147,11 +147,6 @@
 #define FLIP_VERSION_PATCH 0
 
 /*
- Room for the pid's digits in an environment string.
- */
-#define PID_DIGITS 10
-
-/*
  What the kernel takes in one message (SCM_MAX_FD).
  */
 #define MAX_DESCRIPTORS 253
