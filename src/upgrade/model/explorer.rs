@@ -123,7 +123,7 @@ impl Explorer {
                 count_request(w);
                 match (request, side) {
                     (Request::Stop, Predecessor) => w.set(STOP_P),
-                    (Request::Stop, Successor) if w.serves(Successor) => w.set(STOP_S),
+                    (Request::Stop, Successor) => stop_successor(w),
                     (Request::Detach, _) => w.set(DETACH),
                     _ => {}
                 }
@@ -133,8 +133,10 @@ impl Explorer {
                 count_request(w);
                 match side {
                     Predecessor => w.set(STOP_P | FREE_P),
-                    Successor if w.serves(Successor) => w.set(STOP_S | FREE_S),
-                    Successor => w.set(FREE_S),
+                    Successor => {
+                        stop_successor(w);
+                        w.set(FREE_S);
+                    }
                 }
                 react(w, side, Ev::Free)?;
             }
@@ -342,6 +344,10 @@ impl Explorer {
                 if !gone && !w.any(P_DYING | P_DEAD | P_LET_GO) {
                     w.up.push(msg);
                 }
+                if msg == Msg::Stopping && gone {
+                    // It stops on request, and nobody is there to take it back.
+                    w.set(LOST);
+                }
                 if matches!(msg, Msg::Ready | Msg::Live) {
                     return Ok(Some(Ev::Sent(if gone { Outcome::Gone } else { Outcome::Taken })));
                 }
@@ -409,6 +415,15 @@ fn count_request(w: &mut World) {
         w.set(REQUESTS_2);
     } else {
         w.set(REQUESTS_1);
+    }
+}
+
+fn stop_successor(w: &mut World) {
+    if w.serves(Successor) {
+        w.set(STOP_S);
+        if !w.serves(Predecessor) {
+            w.set(LOST);
+        }
     }
 }
 
