@@ -123,7 +123,7 @@ impl Explorer {
                 count_request(w);
                 match (request, side) {
                     (Request::Stop, Predecessor) => w.set(STOP_P),
-                    (Request::Stop, Successor) if w.serves(Successor) => w.set(STOP_S),
+                    (Request::Stop, Successor) => stop_successor(w),
                     (Request::Detach, _) => w.set(DETACH),
                     _ => {}
                 }
@@ -133,8 +133,10 @@ impl Explorer {
                 count_request(w);
                 match side {
                     Predecessor => w.set(STOP_P | FREE_P),
-                    Successor if w.serves(Successor) => w.set(STOP_S | FREE_S),
-                    Successor => w.set(FREE_S),
+                    Successor => {
+                        stop_successor(w);
+                        w.set(FREE_S);
+                    }
                 }
                 react(w, side, Ev::Free)?;
             }
@@ -342,6 +344,10 @@ impl Explorer {
                 if !gone && !w.any(P_DYING | P_DEAD | P_LET_GO) {
                     w.up.push(msg);
                 }
+                if msg == Msg::Stopping && gone {
+                    // It stops on request, and nobody is there to take it back.
+                    w.set(LOST);
+                }
                 if matches!(msg, Msg::Ready | Msg::Live) {
                     return Ok(Some(Ev::Sent(if gone { Outcome::Gone } else { Outcome::Taken })));
                 }
@@ -349,11 +355,14 @@ impl Explorer {
             Act::Terminate => w.set(TERM),
             Act::Kill => w.set(KILLED),
             Act::CheckSuccessor if w.is(S_DEAD) => {
+                // What it had still to say is void with its death: nothing of a dead successor is reported.
                 w.set(S_DEATH_SEEN);
+                w.up.clear();
                 return Ok(Some(Ev::SuccessorDied));
             }
             Act::CheckSuccessor => return Ok(Some(Ev::SuccessorAlive)),
             Act::Announce => w.set(ANNOUNCING),
+            Act::TakeBack => w.unset(ANNOUNCING),
             Act::ListenFurther => {
                 *chose = true;
                 return Ok(Some(Ev::Listened(listens)));
@@ -392,7 +401,6 @@ impl Explorer {
             },
             Act::Refuse
             | Act::Accept
-            | Act::TakeBack
             | Act::Own
             | Act::Disown
             | Act::ShutdownDetach
@@ -409,6 +417,15 @@ fn count_request(w: &mut World) {
         w.set(REQUESTS_2);
     } else {
         w.set(REQUESTS_1);
+    }
+}
+
+fn stop_successor(w: &mut World) {
+    if w.serves(Successor) {
+        w.set(STOP_S);
+        if !w.serves(Predecessor) {
+            w.set(LOST);
+        }
     }
 }
 
