@@ -2,17 +2,28 @@
 
 use std::path::Path;
 
-fn generated() -> String {
+fn bindings(exclude: Vec<String>) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml");
+    let mut config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml");
+    config.export.exclude = exclude;
     let bindings =
         cbindgen::Builder::new().with_crate(root).with_config(config).generate().expect("bindings");
     let mut header = Vec::new();
     bindings.write(&mut header);
+    String::from_utf8(header).expect("UTF-8")
+}
+
+fn generated() -> String {
+    // cbindgen takes every public constant of the crate; only those of the C interface are meant.
+    let internal = |line: &str| {
+        let name = line.strip_prefix("#define ")?.split([' ', '(']).next()?;
+        (!name.starts_with("FLIP_") && name != "SHELLFLIP_H").then(|| name.to_string())
+    };
+    let header = bindings(bindings(Vec::new()).lines().filter_map(internal).collect());
     // Safety sections are for Rust callers; what they say is in the text and in the conventions at the top.
     let mut text = String::new();
     let mut skip = false;
-    for line in String::from_utf8(header).expect("UTF-8").lines() {
+    for line in header.lines() {
         match line.trim() {
             " * # Safety" | "* # Safety" => skip = true,
             "*/" => skip = false,

@@ -1,6 +1,7 @@
 //! What the tests and the demo share.
 
 pub mod deadline;
+pub mod host;
 pub mod load;
 pub mod process;
 

@@ -1,0 +1,293 @@
+/* The server that the tests upgrade: an HTTP server, a thread per connection, that makes library calls when it is asked to.
+ *
+ *   GET /               {"version":"V","pid":P,"generation":G}
+ *   GET /slow/MS        the same, after MS milliseconds
+ *   GET /upgrade/MS     flip_upgrade(flip, MS): {"rc":…,"failure":…,"error":"…"}
+ *   GET /request/N      flip_request(flip, N)
+ *   GET /env/NAME/VALUE flip_set_env; without VALUE removes
+ *   GET /command/A/B/…  flip_set_command(A, {A, B, …}); %2F is a slash
+ *   GET /directory/D    flip_set_directory
+ *   GET /listen/A       flip_listen, and serve on it
+ *   GET /count          flip_conn_count
+ *
+ * The environment says how it starts: HOST_ADDRESS (default tcp://127.0.0.1:0), HOST_VERSION, UPGRADE_TIMEOUT_MS,
+ * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
+ * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor), free, ready:MS (a
+ * flip_ready with that time-out, reported), setuid:N, seccomp (no clone, no execve on this thread).
+ * It reports to stdout, one line each: `init`, `listening ADDRESS`, `ready RC`, `shutdown KIND`, `drain RC`, `end`. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <grp.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shellflip.h"
+
+static flip_t *flip;
+static const char *version = "1";
+
+static void sleep_ms(long ms)
+{
+    struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
+}
+
+static void say(const char *what, const char *detail, long value)
+{
+    char line[512];
+    int n = snprintf(line, sizeof line, "%s %s%ld pid=%d generation=%d\n", what, detail, value, (int)getpid(),
+                     flip ? flip_generation(flip) : -1);
+    if (write(1, line, (size_t)n) < 0)
+        return;
+}
+
+static long option(const char *name, long otherwise)
+{
+    const char *value = getenv(name);
+    return value ? atol(value) : otherwise;
+}
+
+static void decode(char *text)
+{
+    char *out = text;
+    for (; *text; text++) {
+        unsigned byte;
+        if (*text == '%' && sscanf(text + 1, "%2x", &byte) == 1) {
+            *out++ = (char)byte;
+            text += 2;
+        } else {
+            *out++ = *text;
+        }
+    }
+    *out = 0;
+}
+
+static void *serve(void *argument);
+
+static void serve_on(int listener)
+{
+    pthread_t thread;
+    int *boxed = malloc(sizeof *boxed);
+    *boxed = listener;
+    pthread_create(&thread, NULL, serve, boxed);
+    pthread_detach(thread);
+}
+
+static void answer_call(char *path, char *out, size_t size)
+{
+    char *parts[16] = { 0 };
+    int n = 0, rc = -ENOSYS;
+    for (char *part = strtok_r(path, "/", &path); part && n < 15; part = strtok_r(NULL, "/", &path)) {
+        decode(part);
+        parts[n++] = part;
+    }
+    if (n == 0 || !strcmp(parts[0], "slow")) {
+        if (n > 1)
+            sleep_ms(atol(parts[1]));
+        snprintf(out, size, "{\"version\":\"%s\",\"pid\":%d,\"generation\":%d}\n", version, (int)getpid(),
+                 flip_generation(flip));
+        return;
+    }
+    const char *call = parts[0];
+    if (!strcmp(call, "upgrade"))
+        rc = flip_upgrade(flip, n > 1 ? atoi(parts[1]) : -1);
+    else if (!strcmp(call, "request") && n > 1)
+        rc = flip_request(flip, atoi(parts[1]));
+    else if (!strcmp(call, "env") && n > 1)
+        rc = flip_set_env(flip, parts[1], parts[2]);
+    else if (!strcmp(call, "command") && n > 1)
+        rc = flip_set_command(flip, parts[1], (const char *const *)&parts[1]);
+    else if (!strcmp(call, "directory") && n > 1)
+        rc = flip_set_directory(flip, parts[1]);
+    else if (!strcmp(call, "count"))
+        rc = flip_conn_count(flip);
+    else if (!strcmp(call, "listen") && n > 1) {
+        rc = flip_listen(flip, parts[1]);
+        if (rc >= 0)
+            serve_on(rc);
+    }
+    char error[400];
+    snprintf(error, sizeof error, "%s", rc < 0 ? flip_last_error() : "");
+    for (char *c = error; *c; c++)
+        if (*c == '"' || *c == '\\')
+            *c = '\'';
+    snprintf(out, size, "{\"rc\":%d,\"failure\":%d,\"error\":\"%s\"}\n", rc, flip_last_failure(), error);
+}
+
+static void *connection(void *argument)
+{
+    int fd = *(int *)argument;
+    char request[4096], body[1024], head[256], path[1024];
+    size_t have = 0;
+    free(argument);
+    for (;;) {
+        char *end;
+        while (!(end = memmem(request, have, "\r\n\r\n", 4))) {
+            ssize_t n = have < sizeof request ? recv(fd, request + have, sizeof request - have, 0) : 0;
+            if (n <= 0)
+                goto out;
+            have += (size_t)n;
+        }
+        size_t used = (size_t)(end + 4 - request);
+        if (sscanf(request, "GET %1023s", path) != 1)
+            goto out;
+        answer_call(path, body, sizeof body);
+        memmove(request, request + used, have - used);
+        have -= used;
+        struct timespec now = { 0, 0 };
+        (void)now;
+        int closing = flip_wait_shutdown(flip, 0) > 0;
+        int n = snprintf(head, sizeof head,
+                         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n%s\r\n",
+                         strlen(body), closing ? "Connection: close\r\n" : "");
+        if (send(fd, head, (size_t)n, MSG_NOSIGNAL | MSG_MORE) < 0 ||
+            send(fd, body, strlen(body), MSG_NOSIGNAL) < 0 || closing)
+            goto out;
+    }
+out:
+    close(fd);
+    flip_conn_end(flip);
+    return NULL;
+}
+
+static void *serve(void *argument)
+{
+    int listener = *(int *)argument, fd;
+    free(argument);
+    while ((fd = flip_accept(flip, listener, -1)) >= 0) {
+        pthread_t thread;
+        int *boxed = malloc(sizeof *boxed);
+        *boxed = fd;
+        if (pthread_create(&thread, NULL, connection, boxed) != 0) {
+            close(fd);
+            flip_conn_end(flip);
+            free(boxed);
+            continue;
+        }
+        pthread_detach(thread);
+    }
+    close(listener);
+    return NULL;
+}
+
+static void forbid_clone_and_execve(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_vfork, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+    };
+    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+        perror("seccomp");
+}
+
+static void before_ready(char *steps)
+{
+    char *rest = NULL;
+    for (char *step = strtok_r(steps, ",", &rest); step; step = strtok_r(NULL, ",", &rest)) {
+        char *colon = strchr(step, ':');
+        long value = colon ? atol(colon + 1) : 0;
+        if (!strncmp(step, "exit", 4))
+            _exit((int)value);
+        else if (!strcmp(step, "kill"))
+            kill(getpid(), SIGKILL);
+        else if (!strcmp(step, "hang"))
+            for (;;)
+                pause();
+        else if (!strncmp(step, "sleep", 5))
+            sleep_ms(value);
+        else if (!strcmp(step, "fork")) {
+            if (fork() == 0)
+                for (;;)
+                    pause();
+        } else if (!strcmp(step, "free")) {
+            flip_free(flip);
+            say("freed", "", 0);
+            exit(0);
+        } else if (!strncmp(step, "ready", 5))
+            say("ready", "", flip_ready(flip, (int)value));
+        else if (!strncmp(step, "setuid", 6)) {
+            int failed = setgroups(0, NULL) | setgid((gid_t)value) | setuid((uid_t)value);
+            say("setuid", "", failed);
+        } else if (!strcmp(step, "seccomp"))
+            forbid_clone_and_execve();
+    }
+}
+
+static void report_address(int listener)
+{
+    struct sockaddr_storage storage;
+    socklen_t size = sizeof storage;
+    char text[160] = "";
+    if (getsockname(listener, (struct sockaddr *)&storage, &size) == 0 && storage.ss_family == AF_INET) {
+        struct sockaddr_in *in = (struct sockaddr_in *)&storage;
+        snprintf(text, sizeof text, "tcp://127.0.0.1:%d ", ntohs(in->sin_port));
+    } else if (storage.ss_family == AF_UNIX) {
+        snprintf(text, sizeof text, "unix://%s ", ((struct sockaddr_un *)&storage)->sun_path);
+    }
+    say("listening", text, listener);
+}
+
+int main(void)
+{
+    flip_config_t *config = flip_config_new();
+    if (getenv("UPGRADE_TIMEOUT_MS"))
+        flip_config_set_upgrade_timeout(config, (uint64_t)option("UPGRADE_TIMEOUT_MS", 0));
+    if (getenv("DRAIN_TIMEOUT_MS"))
+        flip_config_set_drain_timeout(config, (uint64_t)option("DRAIN_TIMEOUT_MS", 0));
+    if (getenv("HOST_NO_SIGNALS"))
+        flip_config_set_signal(config, 0, FLIP_REQUEST_NONE);
+    int rc = flip_init(config, &flip);
+    flip_config_free(config);
+    if (rc != 0) {
+        fprintf(stderr, "flip_init: %d: %s\n", rc, flip_last_error());
+        return 2;
+    }
+    say("init", "", 0);
+    if (getenv("HOST_VERSION"))
+        version = strdup(getenv("HOST_VERSION"));
+    const char *address = getenv("HOST_ADDRESS");
+    int listener = flip_listen(flip, address ? address : "tcp://127.0.0.1:0");
+    if (listener < 0) {
+        fprintf(stderr, "flip_listen: %d: %s\n", listener, flip_last_error());
+        return 3;
+    }
+    report_address(listener);
+    char *steps = getenv("HOST_BEFORE_READY");
+    if (steps)
+        before_ready(strdup(steps));
+    rc = flip_ready(flip, -1);
+    if (rc != 0)
+        fprintf(stderr, "flip_ready: %d: %s\n", rc, flip_last_error());
+    say("ready", "", rc);
+    if (rc != 0)
+        return 4;
+    serve_on(listener);
+    do {
+        rc = flip_wait_shutdown(flip, -1);
+        say("shutdown", "", rc);
+    } while (rc == -EINTR || rc == FLIP_SHUTDOWN_DETACH);
+    rc = flip_drain(flip, -1);
+    say("drain", "", rc);
+    flip_free(flip);
+    say("end", "", 0);
+    return 0;
+}

@@ -1,0 +1,141 @@
+//! C programs of the tests, linked with the library that the tests were built with, and `tests/c/host.c`: a server that
+//! makes library calls when it is asked to.
+
+use crate::deadline::{scaled, wait_for};
+use crate::load::{Address, get};
+use crate::process::{Family, Output, Process};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// How long anything that normally takes milliseconds may take.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// The folder with the shared library of this very build (`cargo test` leaves it beside the tests), its soname linked.
+pub fn library_folder() -> PathBuf {
+    let deps =
+        std::env::current_exe().expect("the test's own path").parent().expect("a folder").to_path_buf();
+    let soname = deps.join("libshellflip.so.0");
+    if !soname.exists() {
+        let _ = std::os::unix::fs::symlink("libshellflip.so", soname);
+    }
+    deps
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Compiles a C program once per test process. `source` is relative to the repository.
+pub fn c_program(source: &str, flags: &[&str]) -> PathBuf {
+    static BUILT: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
+    let key = format!("{source} {flags:?}");
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some((_, path)) = built.iter().find(|(one, _)| *one == key) {
+        return path.clone();
+    }
+    let library = library_folder();
+    let name = Path::new(source).file_stem().expect("a name").to_string_lossy().into_owned();
+    let folder = library.join("c");
+    std::fs::create_dir_all(&folder).expect("a folder for C programs");
+    let out = folder.join(format!("{name}-{}-{}", std::process::id(), built.len()));
+    let status = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread"])
+        .args(flags)
+        .arg("-I")
+        .arg(root().join("include"))
+        .arg(root().join(source))
+        .arg("-o")
+        .arg(&out)
+        .arg("-L")
+        .arg(&library)
+        .arg("-lshellflip")
+        .arg(format!("-Wl,-rpath,{}", library.display()))
+        .status()
+        .expect("cc");
+    assert!(status.success(), "cc {source} {flags:?}");
+    built.push((key, out.clone()));
+    out
+}
+
+/// A running host and where it listens.
+pub struct Host {
+    /// The first generation.
+    pub process: Process,
+    /// Where it answers.
+    pub address: Address,
+}
+
+/// What an answer says about who gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// HOST_VERSION.
+    pub version: String,
+    /// Its pid.
+    pub pid: i32,
+    /// Its generation.
+    pub generation: i64,
+}
+
+/// What a call of the library returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    /// The return value.
+    pub rc: i64,
+    /// `flip_last_failure`.
+    pub failure: i64,
+    /// `flip_last_error`.
+    pub error: String,
+}
+
+impl Host {
+    /// Starts `tests/c/host.c` with these variables, and waits until it serves.
+    pub fn start(family: &Family, environment: &[(&str, &str)]) -> Host {
+        Host::start_program(family, &c_program("tests/c/host.c", &[]), environment)
+    }
+
+    /// The same for a copy, a script, another build …
+    pub fn start_program(family: &Family, program: &Path, environment: &[(&str, &str)]) -> Host {
+        let program = environment
+            .iter()
+            .fold(family.program(program), |program, (name, value)| program.env(name, value));
+        let process = program.output(Output::File).start();
+        process.wait_for_output("ready 0", SOON);
+        let output = process.output();
+        let line = output.lines().find_map(|line| line.strip_prefix("listening ")).expect("listening");
+        let address = line.split_whitespace().next().expect("an address").parse().expect("an address");
+        Host { process, address }
+    }
+
+    /// Who answers now.
+    pub fn who(&self) -> Who {
+        let value = self.ask("/", SOON);
+        Who {
+            version: value["version"].as_str().unwrap_or_default().into(),
+            pid: value["pid"].as_i64().unwrap_or_default() as i32,
+            generation: value["generation"].as_i64().unwrap_or(-1),
+        }
+    }
+
+    /// Waits until somebody else than `pid` answers.
+    pub fn wait_for_other(&self, pid: i32) -> Who {
+        wait_for("an answer of another process", SOON, || Some(self.who()).filter(|who| who.pid != pid))
+    }
+
+    /// Asks for a library call: `/upgrade`, `/env/NAME/VALUE` …
+    pub fn call(&self, path: &str) -> Called {
+        let value = self.ask(path, Duration::from_secs(90));
+        Called {
+            rc: value["rc"].as_i64().expect("rc"),
+            failure: value["failure"].as_i64().expect("failure"),
+            error: value["error"].as_str().expect("error").into(),
+        }
+    }
+
+    fn ask(&self, path: &str, timeout: Duration) -> Value {
+        let answer = get(&self.address, path, scaled(timeout)).expect("an answer");
+        serde_json::from_slice(&answer.body).expect("JSON")
+    }
+}

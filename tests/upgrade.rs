@@ -1,0 +1,40 @@
+//! A host in C replaces itself: the plain cases.
+
+use std::time::Duration;
+use testkit::host::{Host, SOON};
+use testkit::process::Family;
+
+#[test]
+fn a_host_upgrades_itself_three_times_and_stops() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let family = Family::new();
+    let host = Host::start(&family, &[]);
+    let mut last = host.who();
+    for generation in 1..=3 {
+        let called = host.call("/upgrade");
+        assert!(called.rc > 0, "{called:?}");
+        let who = host.who();
+        assert_eq!((who.generation, i64::from(who.pid)), (generation, called.rc));
+        family.wait_gone(last.pid, SOON);
+        last = who;
+    }
+    assert_eq!(host.call("/request/2").rc, 0);
+    family.wait_gone(last.pid, SOON);
+    family.assert_none_left(SOON);
+}
+
+#[test]
+fn a_new_program_that_exits_leaves_the_old_one_serving_and_the_next_upgrade_works() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let family = Family::new();
+    let host = Host::start(&family, &[]);
+    let first = host.who();
+    host.call("/env/HOST_BEFORE_READY/exit:3");
+    let called = host.call("/upgrade");
+    assert_eq!((called.rc, called.failure), (-i64::from(libc::ECONNABORTED), 2));
+    assert!(called.error.contains("exited with status 3 before it was ready"), "{called:?}");
+    assert_eq!(host.who(), first);
+    host.call("/env/HOST_BEFORE_READY");
+    assert!(host.call("/upgrade").rc > 0);
+    assert_eq!(host.who().generation, 1);
+}
