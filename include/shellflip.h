@@ -147,11 +147,6 @@
 #define FLIP_VERSION_PATCH 0
 
 /*
- What the kernel takes in one message (SCM_MAX_FD).
- */
-#define MAX_DESCRIPTORS 253
-
-/*
  What can be chosen before `flip_init`. Made by `flip_config_new`, owned by the caller. Not thread-safe: one thread
  at a time.
  */

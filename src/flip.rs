@@ -161,12 +161,7 @@ impl Flip {
         signals::disconnect();
         if let Ok((done, pending)) = reply() {
             inner.send(Command::Free(done));
-            loop {
-                match pending.wait(inner.freed.reader(), None) {
-                    Err(Error::Interrupted) => {}
-                    _ => break,
-                }
-            }
+            while pending.wait(inner.freed.reader(), None) == Err(Error::Interrupted) {}
         } else {
             // No descriptor to wait with: the threads' end says the same.
             inner.send(Command::FreeUnanswered);
