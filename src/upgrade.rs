@@ -17,7 +17,8 @@ use crate::error::Failure;
 pub use predecessor::{Phase, Then};
 pub use successor::{Final, Starting};
 
-/// Something happened. All that a dead peer sent is reported before its death.
+/// Something happened. All that a dead peer sent is reported before its death, nothing of a successor before
+/// [`Event::Spawned`] or after its death or [`Action::LetGo`], and a timer only after everything that can be read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The host, an operator or a signal asks.
@@ -227,7 +228,8 @@ pub enum Action {
     CheckSuccessor,
     /// Tell the service manager that the successor is the main process. Answered by `Announced`.
     Announce,
-    /// The announced successor died: tell the service manager that we are the main process.
+    /// The announced successor died or stops: tell the service manager that we are the main process. An
+    /// [`Action::Announce`] under way is answered no more: it would be taken for the next successor's.
     TakeBack,
     /// Further members of inherited groups listen. Answered by `ListenedFurther`.
     ListenFurther,

@@ -45,19 +45,22 @@ fn hold(setting: Setting) -> Explorer {
 
 #[test]
 fn every_promise_holds_in_every_reachable_world() {
-    let (mut pairs, mut acts) = Default::default();
+    let (mut pairs, mut acts, mut states) = (Default::default(), Default::default(), 0);
     for setting in [
         PLAIN,
         // Two older generations drain, and one must be gone first.
-        Setting { draining: 2, ..PLAIN },
+        Setting { draining: 2, requests: 2, ..PLAIN },
         // None may.
         Setting { max_draining: 0, requests: 2, ..PLAIN },
         // One of them talks nonsense, or the predecessor's worker keeps its end open.
         Setting { noise: true, requests: 2, ..PLAIN },
     ] {
-        coverage::collect(&hold(setting).table, &mut pairs, &mut acts);
+        let explorer = hold(setting);
+        states += explorer.states();
+        coverage::collect(&explorer.table, &mut pairs, &mut acts);
     }
-    println!("{pairs:?} {acts:?}");
+    coverage::check(&pairs, &acts);
+    assert!(states > 1_000_000, "only {states} states: the environment has lost its moves");
 }
 
 #[test]

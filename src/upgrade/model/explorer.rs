@@ -355,11 +355,14 @@ impl Explorer {
             Act::Terminate => w.set(TERM),
             Act::Kill => w.set(KILLED),
             Act::CheckSuccessor if w.is(S_DEAD) => {
+                // What it had still to say is void with its death: nothing of a dead successor is reported.
                 w.set(S_DEATH_SEEN);
+                w.up.clear();
                 return Ok(Some(Ev::SuccessorDied));
             }
             Act::CheckSuccessor => return Ok(Some(Ev::SuccessorAlive)),
             Act::Announce => w.set(ANNOUNCING),
+            Act::TakeBack => w.unset(ANNOUNCING),
             Act::ListenFurther => {
                 *chose = true;
                 return Ok(Some(Ev::Listened(listens)));
@@ -398,7 +401,6 @@ impl Explorer {
             },
             Act::Refuse
             | Act::Accept
-            | Act::TakeBack
             | Act::Own
             | Act::Disown
             | Act::ShutdownDetach

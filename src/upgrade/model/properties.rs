@@ -13,52 +13,50 @@ fn broken<T>(promise: &'static str, how: impl Into<String>) -> Result<T, Violati
     Err((promise, how.into()))
 }
 
-/// For whom a machine waits, that is: whose silence would keep it where it is.
+/// Whom a machine waits for, that is: whose silence would keep it where it is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waits {
     /// It could stay for ever, and well.
-    ForNobody,
+    Nobody,
     /// The host's own calls end it.
-    ForTheHost,
+    TheHost,
     /// Its own supervisor answers, within bounds of its own: the barrier, `listen`.
-    ForTheSupervisor,
+    TheSupervisor,
     /// The other process must say something or die.
-    ForThePeer,
-    /// As `ForThePeer`, and no time ends it, by intention: see DESIGN, the two waits without limit.
-    ForThePeerWithoutLimit,
+    ThePeer,
+    /// As `ThePeer`, and no time ends it, by intention: see DESIGN, the two waits without limit.
+    ThePeerWithoutLimit,
 }
 
 /// No wildcard: a new state must be classified.
 pub fn waits(state: &State) -> Waits {
     match state {
         State::Starting(starting) => match starting {
-            Starting::Alone => Waits::ForTheHost,
-            Starting::Initialising { hung_up: false } => Waits::ForTheHost,
+            Starting::Alone => Waits::TheHost,
+            Starting::Initialising { hung_up: false } => Waits::TheHost,
             // Its host may take its time, but it also waits for the pidfd that explains the end of the channel.
-            Starting::Initialising { hung_up: true } => Waits::ForThePeer,
-            Starting::Asked { waiting: _, hung_up: _ } => Waits::ForThePeer,
-            Starting::Committed => Waits::ForTheHost,
-            Starting::Widening => Waits::ForTheSupervisor,
-            Starting::Confirming { hung_up: _ } => Waits::ForThePeer,
-            Starting::GivenUp(_) => Waits::ForTheHost,
+            Starting::Initialising { hung_up: true } => Waits::ThePeer,
+            Starting::Asked { waiting: _, hung_up: _ } => Waits::ThePeer,
+            Starting::Committed => Waits::TheHost,
+            Starting::Widening => Waits::TheSupervisor,
+            Starting::Confirming { hung_up: _ } => Waits::ThePeer,
+            Starting::GivenUp(_) => Waits::TheHost,
         },
-        State::Live => Waits::ForThePeerWithoutLimit,
-        State::Ready => Waits::ForNobody,
+        State::Live => Waits::ThePeerWithoutLimit,
+        State::Ready => Waits::Nobody,
         State::Upgrading(phase) => match phase {
-            Phase::Spawning => Waits::ForThePeer,
-            Phase::Initialising { hung_up: _ } => Waits::ForThePeer,
-            Phase::Committed { unconfirmed: false, hung_up: _, freeing: _ } => Waits::ForThePeer,
-            Phase::Committed { unconfirmed: true, hung_up: true, freeing: _ } => Waits::ForThePeer,
-            Phase::Committed { unconfirmed: true, hung_up: false, freeing: _ } => {
-                Waits::ForThePeerWithoutLimit
-            }
-            Phase::Announcing { told: _, unconfirmed: _, freeing: _ } => Waits::ForTheSupervisor,
-            Phase::Releasing { unconfirmed: _, freeing: _ } => Waits::ForThePeer,
-            Phase::Ending { why: _, killed: _, spawning: _, then: _ } => Waits::ForThePeer,
+            Phase::Spawning => Waits::ThePeer,
+            Phase::Initialising { hung_up: _ } => Waits::ThePeer,
+            Phase::Committed { unconfirmed: false, hung_up: _, freeing: _ } => Waits::ThePeer,
+            Phase::Committed { unconfirmed: true, hung_up: true, freeing: _ } => Waits::ThePeer,
+            Phase::Committed { unconfirmed: true, hung_up: false, freeing: _ } => Waits::ThePeerWithoutLimit,
+            Phase::Announcing { told: _, unconfirmed: _, freeing: _ } => Waits::TheSupervisor,
+            Phase::Releasing { unconfirmed: _, freeing: _ } => Waits::ThePeer,
+            Phase::Ending { why: _, killed: _, spawning: _, then: _ } => Waits::ThePeer,
         },
-        State::Detached => Waits::ForNobody,
-        State::Draining { was_ready: _ } => Waits::ForTheHost,
-        State::Freed => Waits::ForNobody,
+        State::Detached => Waits::Nobody,
+        State::Draining { was_ready: _ } => Waits::TheHost,
+        State::Freed => Waits::Nobody,
     }
 }
 
@@ -145,10 +143,10 @@ pub fn state(w: &World, table: &Table) -> Result<(), Violation> {
             Successor => !w.is(P_DEATH_SEEN),
         };
         match waits(&row.machine.state) {
-            Waits::ForThePeer if row.timers.is_empty() => {
+            Waits::ThePeer if row.timers.is_empty() => {
                 return broken("P5", format!("{side:?} waits for its peer without a deadline"));
             }
-            Waits::ForThePeerWithoutLimit | Waits::ForThePeer if !observable => {
+            Waits::ThePeerWithoutLimit | Waits::ThePeer if !observable => {
                 return broken("P5", format!("{side:?} waits for a peer whose death it cannot see"));
             }
             _ => {}
@@ -173,10 +171,11 @@ fn remembered(w: &World, table: &Table) -> Result<(), Violation> {
         return Ok(());
     }
     let (p, s) = (table.row(w.p), table.row(w.s));
+    let p_has_it = w.alive(Predecessor) && p.remembers;
     let successor_has_it = s.remembers || w.down.has(Msg::ReleasedAndUpgrade);
     if w.is(MEMORY_P)
         && !w.any(STOP_P | STOP_S | P_CRASHED | LOST | S_CLOSED | DETACH)
-        && !(w.alive(Predecessor) && p.remembers)
+        && !p_has_it
         && !successor_has_it
     {
         return broken("P9", "the predecessor's remembered request is lost");
@@ -242,11 +241,13 @@ pub fn at_rest(w: &World, table: &mut Table) -> Result<(), Violation> {
 fn ownership(w: &World, table: &Table) -> Result<(), Violation> {
     let (p, s) = (table.row(w.p), table.row(w.s));
     let s_exists = w.is(S_EXISTS);
+    let s_owns = s_exists && s.owns;
     let (p_serves, s_serves) = (w.serves(Predecessor), w.serves(Successor));
     if p_serves && !p.owns && !(w.is(P_FROZEN | RELEASED)) {
         return broken("P7", "the predecessor serves and does not own");
     }
-    if s_serves && !p_serves && !s.owns && !w.is(S_FROZEN) && !(w.is(S_CLOSED) && w.alive(Predecessor)) {
+    let not_told = w.is(S_FROZEN) || w.is(S_CLOSED) && w.alive(Predecessor);
+    if s_serves && !p_serves && !s.owns && !not_told {
         return broken("P7", "the successor serves alone and does not own");
     }
     // RELEASED cannot reach one that was freed or has closed the channel: stale paths stay, and the next start finds
@@ -255,7 +256,7 @@ fn ownership(w: &World, table: &Table) -> Result<(), Violation> {
     let nobody = !p_serves && !s_serves && !unreachable && !w.any(P_CRASHED | LOST | S_FROZEN | P_FROZEN);
     // Alone it takes them with flip_ready, or when it stops.
     let undecided = s_exists && s.machine.state == State::Starting(Starting::Alone);
-    if nobody && !undecided && !p.owns && !(s_exists && s.owns) && w.alive(Successor) {
+    if nobody && !undecided && !p.owns && !s_owns && w.alive(Successor) {
         return broken("P7", "all have stopped and nobody owns the paths");
     }
     Ok(())
