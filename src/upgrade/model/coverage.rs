@@ -13,7 +13,7 @@ pub fn place(state: &State) -> &'static str {
             Starting::Initialising { .. } => "Initialising",
             Starting::Asked { .. } => "Asked",
             Starting::Committed => "Committed",
-            Starting::Widening => "Widening",
+            Starting::Widening { .. } => "Widening",
             Starting::Confirming { .. } => "Confirming",
             Starting::GivenUp(_) => "GivenUp",
         },
