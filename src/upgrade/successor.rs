@@ -29,8 +29,11 @@ pub enum Starting {
     },
     /// COMMIT came while no thread was in `flip_ready`: LIVE would not be true.
     Committed,
-    /// COMMIT came, further listeners are about to listen.
-    Widening,
+    /// It may serve, further listeners are about to listen.
+    Widening {
+        /// There is nobody to send LIVE to.
+        alone: bool,
+    },
     /// LIVE is on its way; `hung_up` when the socket did not take it: only the predecessor's death can explain that.
     Confirming {
         /// The socket did not take LIVE.
@@ -66,7 +69,7 @@ impl Starting {
             Starting::Initialising { hung_up: false }
             | Starting::Alone
             | Starting::Committed
-            | Starting::Widening
+            | Starting::Widening { .. }
             | Starting::Confirming { hung_up: false }
             | Starting::GivenUp(_) => Vec::new(),
         }
@@ -120,18 +123,20 @@ impl Machine {
             }
             (Asked { waiting: true, .. }, Event::FromPredecessor(PredecessorSays::Commit))
             | (Committed, Event::HostReady) => {
-                self.state = State::Starting(Widening);
+                self.state = State::Starting(Widening { alone: false });
                 out.push(Action::ListenFurther);
             }
             (Asked { waiting: false, .. }, Event::FromPredecessor(PredecessorSays::Commit)) => {
                 self.state = State::Starting(Committed);
             }
-            (Widening, Event::ListenedFurther(Ok(()))) => {
+            (Widening { alone: true }, Event::ListenedFurther(Ok(()))) => self.serve(out),
+            (Widening { alone: false }, Event::ListenedFurther(Ok(()))) => {
                 self.state = State::Starting(Confirming { hung_up: false });
                 out.push(Action::ToPredecessor(SuccessorSays::Live));
             }
-            (state @ Widening, Event::ListenedFurther(Err(text))) => {
+            (state @ Widening { .. }, Event::ListenedFurther(Err(text))) => {
                 self.withdraw(&state, &text, out);
+                self.last_one_owns(&state, out);
                 self.give_up(Final::Listen(text), out);
             }
             (Confirming { hung_up: false }, Event::Sent(Outcome::Taken)) => {
@@ -158,7 +163,7 @@ impl Machine {
                 self.draining += 1;
                 match state {
                     Committed => self.state = State::Starting(Alone),
-                    _ => self.serve_alone(out),
+                    _ => self.serve(out),
                 }
             }
             (
@@ -175,7 +180,7 @@ impl Machine {
             (Asked { waiting, .. }, Event::PredecessorHungUp) => {
                 self.state = State::Starting(Asked { waiting, hung_up: true });
             }
-            (Committed | Widening | Confirming { .. }, Event::PredecessorHungUp) => {}
+            (Committed | Confirming { .. }, Event::PredecessorHungUp) => {}
             #[cfg(test)]
             (Initialising { .. } | Asked { .. }, Event::PredecessorDied)
                 if self.wrong == Some(Wrong::ExitOnPredecessorDeath) =>
@@ -185,9 +190,8 @@ impl Machine {
             (Initialising { .. } | Asked { waiting: false, .. } | Committed, Event::PredecessorDied) => {
                 self.state = State::Starting(Alone);
             }
-            (Asked { waiting: true, .. } | Confirming { hung_up: true }, Event::PredecessorDied) => {
-                self.serve_alone(out);
-            }
+            (Asked { waiting: true, .. }, Event::PredecessorDied) => self.serve_alone(out),
+            (Confirming { hung_up: true }, Event::PredecessorDied) => self.serve(out),
 
             (Asked { .. }, Event::Timer(Timer::Commit)) => {
                 out.push(Action::ToPredecessor(SuccessorSays::Withdrawn(
@@ -254,7 +258,7 @@ impl Machine {
 
     /// Our last words, where somebody could be listening.
     fn withdraw(&self, starting: &Starting, reason: &str, out: &mut Vec<Action>) {
-        if !matches!(starting, Starting::Alone | Starting::GivenUp(_)) {
+        if !matches!(starting, Starting::Alone | Starting::Widening { alone: true } | Starting::GivenUp(_)) {
             out.push(Action::ToPredecessor(SuccessorSays::Withdrawn(reason.into())));
         }
     }
@@ -271,15 +275,20 @@ impl Machine {
 
     /// There is nobody to ask.
     fn serve_alone(&mut self, out: &mut Vec<Action>) {
+        self.state = State::Starting(Starting::Widening { alone: true });
+        out.push(Action::ListenFurther);
+    }
+
+    fn serve(&mut self, out: &mut Vec<Action>) {
         self.state = State::Ready;
         out.push(Action::ReadyDone(Ok(())));
         self.inherit_ownership(out);
         self.become_ready(out);
     }
 
-    /// A stop without a predecessor and without a successor unlinks.
+    /// Whoever ends without a predecessor and without a successor unlinks.
     fn last_one_owns(&mut self, starting: &Starting, out: &mut Vec<Action>) {
-        if *starting == Starting::Alone && !self.owns {
+        if matches!(starting, Starting::Alone | Starting::Widening { alone: true }) && !self.owns {
             self.inherit_ownership(out);
         }
     }

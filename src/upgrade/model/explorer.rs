@@ -27,7 +27,8 @@ impl Explorer {
     pub fn new(setting: Setting, wrong: Option<Wrong>) -> Explorer {
         let mut table = Table::default();
         let fresh = table.start(false, setting.draining, setting.max_draining, wrong);
-        let (p, _) = table.step(fresh, Ev::HostReady);
+        let (widening, _) = table.step(fresh, Ev::HostReady);
+        let (p, _) = table.step(widening, Ev::Listened(true));
         // A successor starts when the predecessor may start it: no older generation drains beyond the allowed.
         let older = setting.draining.min(setting.max_draining);
         let s = table.start(true, older, setting.max_draining, wrong);
@@ -365,6 +366,9 @@ impl Explorer {
             Act::TakeBack => w.unset(ANNOUNCING),
             Act::ListenFurther => {
                 *chose = true;
+                if listens {
+                    w.set(S_LISTENS);
+                }
                 return Ok(Some(Ev::Listened(listens)));
             }
             Act::UpgradeDone(_) => w.unset(UNDER_WAY),

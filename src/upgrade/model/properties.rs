@@ -38,7 +38,7 @@ pub fn waits(state: &State) -> Waits {
             Starting::Initialising { hung_up: true } => Waits::ThePeer,
             Starting::Asked { waiting: _, hung_up: _ } => Waits::ThePeer,
             Starting::Committed => Waits::TheHost,
-            Starting::Widening => Waits::TheSupervisor,
+            Starting::Widening { alone: _ } => Waits::TheSupervisor,
             Starting::Confirming { hung_up: _ } => Waits::ThePeer,
             Starting::GivenUp(_) => Waits::TheHost,
         },
@@ -78,12 +78,18 @@ pub fn answers(side: Side, ev: Ev, acts: &[Act]) -> Result<(), Violation> {
 }
 
 /// Before an action is carried out.
-pub fn action(w: &World, side: Side, act: Act, _: &Table) -> Result<(), Violation> {
+pub fn action(w: &World, side: Side, act: Act, table: &Table) -> Result<(), Violation> {
     match act {
         Act::Terminate | Act::Kill if w.is(S_SERVED) => {
             broken("P2", format!("{act:?} to a successor that serves"))
         }
         Act::Terminate | Act::Kill if w.is(COMMIT_TAKEN) => broken("P2", format!("{act:?} after COMMIT")),
+        // The wrong rule of one message has no place where they could.
+        Act::ReadyDone(true)
+            if side == Successor && !w.is(S_LISTENS) && table.row(w.s).machine.wrong.is_none() =>
+        {
+            broken("P10", "flip_ready returns 0 and further members of a group do not listen")
+        }
         Act::UpgradeDone(_) if side == Predecessor && !w.is(UNDER_WAY) && !w.is(CUT) => {
             broken("P6", "a second answer to one upgrade")
         }
@@ -202,7 +208,8 @@ pub fn at_rest(w: &World, table: &mut Table) -> Result<(), Violation> {
         if s != State::Starting(Starting::Alone) {
             return broken("P4", "the predecessor is dead and the successor does not serve");
         }
-        let (next, acts) = table.step(w.s, Ev::HostReady);
+        let (widening, _) = table.step(w.s, Ev::HostReady);
+        let (next, acts) = table.step(widening, Ev::Listened(true));
         if !table.row(next).serves || !acts.contains(&Act::ReadyDone(true)) {
             return broken("P4", "flip_ready does not serve after the predecessor's death");
         }

@@ -46,6 +46,8 @@ facts! {
     /// `flip_ready` has returned 0.
     S_SERVED,
     S_SHUT,
+    /// Further members of its groups listen.
+    S_LISTENS,
     S_DYING,
     S_DEAD,
     S_FROZEN,
