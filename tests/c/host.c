@@ -146,12 +146,11 @@ static void *connection(void *argument)
         size_t used = (size_t)(end + 4 - request);
         if (sscanf(request, "GET %1023s", path) != 1)
             goto out;
+        int asked_to_close = memmem(request, used, "Connection: close", 17) != NULL;
         answer_call(path, body, sizeof body);
         memmove(request, request + used, have - used);
         have -= used;
-        struct timespec now = { 0, 0 };
-        (void)now;
-        int closing = flip_wait_shutdown(flip, 0) > 0;
+        int closing = asked_to_close || flip_wait_shutdown(flip, 0) > 0;
         int n = snprintf(head, sizeof head,
                          "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n%s\r\n",
                          strlen(body), closing ? "Connection: close\r\n" : "");
