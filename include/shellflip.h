@@ -276,7 +276,14 @@ int flip_drain(flip_t *flip, int timeout_ms);
 /*
  A listening socket: the one inherited from the predecessor or from systemd where it matches, else one bound now.
  "tcp://127.0.0.1:8080", "tcp://[::1]:443", "tcp://:8080" (all addresses), "unix:///run/a.sock", "unix:@name";
- options follow as a query: "?name=http&backlog=512&mode=0660". It is passed on to every further generation.
+ also udp:, unixgram: and unixpacket:. Options follow as a query, "?name=http&backlog=512": name, backlog, reuseport,
+ v6only, mode, owner (user:group), nodelay, defer (seconds), fastopen, device, freebind, transparent, and keep=stop or
+ keep=always (the listener goes on after a stop, or after an upgrade too; its connections are not counted, and
+ `flip_conn_end` is not called for them). It is passed on to every further generation.
+
+ What is inherited is found by name (without name= the address), then by what the socket is. What can be changed on a
+ live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is bound. With
+ reuseport=1 each call gives a further member of the group.
 
  The descriptor is the caller's (its own copy): non-blocking, CLOEXEC, 3 or more. Accept nothing from it before
  `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
@@ -291,7 +298,82 @@ int flip_drain(flip_t *flip, int timeout_ms);
  - `flip` is from `flip_init`.
  - `address` is NULL or a NUL-terminated string.
  */
-int flip_listen(flip_t *flip, const char *address);
+int flip_listen(flip_t *flip,
+                const char *address);
+
+/*
+ The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never binds.
+ -EINVAL, -EEXIST and -ECHILD as there.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `address` is NULL or a NUL-terminated string.
+ */
+int flip_inherit(flip_t *flip,
+                 const char *address);
+
+/*
+ Passes any descriptor on under a name of 1 to 255 bytes: a socket, a file, a pipe, a memfd, a listener that the host
+ made itself. It is duplicated and stays the caller's; flags are left alone. What had the name before is no longer passed
+ on. Do not add an epoll descriptor: it would edit this process's registrations from another one.
+
+ 0, or -EINVAL: NULL or the length of the name; -EBADF; -EMFILE; -EALREADY: an upgrade is under way; -ESHUTDOWN after
+ it; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `name` is NULL or a NUL-terminated string; `fd` is not closed during the call.
+ */
+int flip_add(flip_t *flip,
+             const char *name,
+             int fd);
+
+/*
+ The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are. It goes on
+ being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
+
+ The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; -ECHILD
+ in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `name` is NULL or a NUL-terminated string.
+ */
+int flip_take(flip_t *flip,
+              const char *name);
+
+/*
+ Stops passing a descriptor on, claimed or not, and closes the library's copy; the caller's stays open, and a unix path stays.
+ For a member of a reuseport group that was not claimed this accepts the loss of what is queued on it.
+
+ 0, or -ENOENT; -EINVAL; -EALREADY: an upgrade is under way; -ESHUTDOWN after it; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `name` is NULL or a NUL-terminated string.
+ */
+int flip_forget(flip_t *flip,
+                const char *name);
+
+/*
+ The names that were inherited and nobody has claimed, each NUL-terminated, one after the other. They are closed once the
+ predecessor has handed over. Returns the size that all of them need; where `size` is smaller, as many whole names as fit are
+ written. `buffer` may be NULL where `size` is 0.
+
+ The size, or -EINVAL: NULL; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `buffer` is NULL or has room for `size` bytes.
+ */
+int flip_inherited(flip_t *flip,
+                   char *buffer,
+                   size_t size);
 
 /*
  How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if none has.
@@ -408,7 +490,8 @@ int flip_set_directory(flip_t *flip, const char *path);
 
  0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
  predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
- -EPROTO. -ECHILD in a forked child.
+ -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error` names them):
+ claim or forget them and call again. -ECHILD in a forked child.
 
  # Safety
 

@@ -1,6 +1,7 @@
 //! Accepting a connection that is counted from the first moment, so that a drain can never miss one that a thread
 //! has just taken.
 
+use crate::channel::Keep;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Result};
 use crate::flip::Flip;
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 const EXHAUSTED: Duration = Duration::from_millis(20);
 
 impl Flip {
-    /// Waits for a connection: blocking, CLOEXEC, above 2, and counted; [`Flip::conn_end`] ends it.
+    /// Waits for a connection: blocking, CLOEXEC, above 2, and counted; [`Flip::conn_end`] ends it
+    /// (a connection of a `keep=` listener is not counted, and not ended).
     ///
     /// Retries what accept(2) may be retried on, waits while descriptors are exhausted, goes on after a signal
     /// handler. Before `flip_ready` has returned 0 it waits for that too. `ECANCELED` from shutdown on, `ETIMEDOUT`,
@@ -25,24 +27,18 @@ impl Flip {
             return Err(Error::Invalid("cannot accept: the listener blocks; make it O_NONBLOCK".into()));
         }
         self.wait_until_ready(deadline)?;
+        let kept = self.keep_of(listener) != Keep::None;
         loop {
-            // Counted first, looked second; the supervisor sets shutdown first and counts second.
-            CONNECTIONS.begin();
-            if self.is_shut_down() {
-                CONNECTIONS.end();
-                return Err(Error::Canceled("shutdown has begun".into()));
-            }
-            let errno = match accept::accept(listener) {
+            let errno = match self.try_accept(listener, kept)? {
                 Ok(connection) => return Ok(connection),
                 Err(errno) => errno,
             };
-            CONNECTIONS.end();
             match errno {
-                Errno::EAGAIN => self.wait_for_listener(Some(listener), deadline)?,
+                Errno::EAGAIN => self.wait_for_listener(Some(listener), kept, deadline)?,
                 Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
                     let soon = Instant::now() + EXHAUSTED;
                     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-                    match self.wait_for_listener(None, Some(until)) {
+                    match self.wait_for_listener(None, kept, Some(until)) {
                         Err(Error::TimedOut) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
                         }
                         other => other?,
@@ -64,16 +60,40 @@ impl Flip {
         }
     }
 
+    /// Once. Connections of a listener that outlives shutdown are not counted: a drain must not wait for them.
+    fn try_accept(&self, listener: BorrowedFd, kept: bool) -> Result<std::result::Result<OwnedFd, Errno>> {
+        let canceled = || Error::Canceled("shutdown has begun".into());
+        if kept {
+            return match self.is_shut_down() && !self.outlives_shutdown(listener) {
+                true => Err(canceled()),
+                false => Ok(accept::accept(listener)),
+            };
+        }
+        // Counted first, looked second; the supervisor sets shutdown first and counts second.
+        CONNECTIONS.begin();
+        let accepted = if self.is_shut_down() { Err(canceled()) } else { Ok(accept::accept(listener)) };
+        if !matches!(accepted, Ok(Ok(_))) {
+            CONNECTIONS.end();
+        }
+        accepted
+    }
+
     /// Until the listener has something, shutdown fires or the handle is freed; whoever comes back looks again.
-    fn wait_for_listener(&self, listener: Option<BorrowedFd>, deadline: Option<Instant>) -> Result<()> {
-        let mut fds = vec![
-            PollFd::new(self.shutdown_fd(), PollFlags::POLLIN),
-            PollFd::new(self.freed_fd(), PollFlags::POLLIN),
-        ];
+    fn wait_for_listener(
+        &self,
+        listener: Option<BorrowedFd>,
+        kept: bool,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        let mut fds = vec![PollFd::new(self.freed_fd(), PollFlags::POLLIN)];
+        // A latch that has fired stays readable: one that does not matter any more would make this spin.
+        if !(kept && self.is_shut_down()) {
+            fds.push(PollFd::new(self.shutdown_fd(), PollFlags::POLLIN));
+        }
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::POLLIN)));
         match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
             Ok(0) => Err(Error::TimedOut),
-            Ok(_) if fds[1].any().unwrap_or(false) => {
+            Ok(_) if fds[0].any().unwrap_or(false) => {
                 Err(Error::Canceled("the handle was freed meanwhile".into()))
             }
             Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -2,6 +2,7 @@
 //! waits, or reads what the supervisor has published.
 
 use crate::address::Address;
+use crate::channel::Keep;
 use crate::config::Config;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
 use crate::latch::Latch;
 use crate::program::Overrides;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::reply::{Pending, reply};
 use crate::signals;
 use crate::startup::Startup;
@@ -152,7 +153,7 @@ impl Flip {
         if fork::in_child() {
             // Held by another thread of the parent at the fork, it stays held for ever: then the copies stay too.
             if let Ok(mut registry) = inner.registry.try_lock() {
-                registry.close_listeners();
+                registry.close_listeners(|_| false);
             }
             return Ok(());
         }
@@ -205,12 +206,51 @@ impl Flip {
         lock(&self.0.registry).listen(address)
     }
 
+    /// The inheriting half of [`Flip::listen`]: `ENOENT` where nothing matches, never binds.
+    pub fn inherit(&self, address: &[u8]) -> Result<OwnedFd> {
+        self.alone("flip_inherit")?;
+        let address = Address::parse(address)?;
+        lock(&self.0.registry).inherit(address)
+    }
+
+    /// Passes any descriptor on, as a copy; what had the name before is forgotten.
+    pub fn add(&self, name: &[u8], fd: BorrowedFd) -> Result<()> {
+        self.alone("flip_add")?;
+        lock(&self.0.registry).add(name, fd)
+    }
+
+    /// What was inherited under that name, once: `ENOENT` after that. It goes on being passed on.
+    pub fn take(&self, name: &[u8]) -> Result<OwnedFd> {
+        self.alone("flip_take")?;
+        lock(&self.0.registry).take(name)
+    }
+
+    /// Stops passing it on. Never unlinks. `ENOENT` where there is nothing of that name.
+    pub fn forget(&self, name: &[u8]) -> Result<()> {
+        self.alone("flip_forget")?;
+        lock(&self.0.registry).forget(name)
+    }
+
+    /// The inherited names that nobody has claimed.
+    pub fn unclaimed(&self) -> Result<Vec<Vec<u8>>> {
+        self.alone("flip_inherited")?;
+        Ok(lock(&self.0.registry).unclaimed().map(<[u8]>::to_vec).collect())
+    }
+
     /// Says that this process could serve, and waits until it may. After `Ok` it must.
     ///
     /// `ETIMEDOUT`: the caller's deadline; call again. `ECANCELED` (the predecessor gave up, or somebody asked us to
     /// stop), `ETIME` (COMMIT did not come in its time), `EPROTO` are final: exit.
     pub fn ready(&self, deadline: Option<Instant>) -> Result<()> {
         self.alone("flip_ready")?;
+        let missing = lock(&self.0.registry).missing_members();
+        if !missing.is_empty() && !self.0.published.ready.load(SeqCst) {
+            return Err(Error::NotFound(format!(
+                "members of a reuseport group were not claimed, and clients queued on them would be reset: {}; \
+                 flip_listen for each, or flip_forget accepts the loss",
+                missing.join(", ")
+            )));
+        }
         let (answer, pending) = reply()?;
         let id = Arc::as_ptr(answer.bell()) as usize;
         self.0.send(Command::Ready(id, answer));
@@ -304,6 +344,24 @@ impl Flip {
     /// Whether shutdown has fired. A forked child is told by the latch alone.
     pub(crate) fn is_shut_down(&self) -> bool {
         self.0.published.shutdown.load(SeqCst) != 0 || (fork::in_child() && self.0.shutdown.fired())
+    }
+
+    /// Whether this listener goes on although shutdown has fired.
+    pub(crate) fn outlives_shutdown(&self, listener: BorrowedFd) -> bool {
+        let kind = self.0.shutdown.reason().and_then(shutdown_from).unwrap_or(Shutdown::Stop);
+        supervisor::outlives(self.keep_of(listener), kind)
+    }
+
+    /// What the host said of this listener at `flip_listen`.
+    pub(crate) fn keep_of(&self, listener: BorrowedFd) -> Keep {
+        match registry::any_kept() {
+            false => Keep::None,
+            // Held at a fork by another thread of the parent, it stays held for ever in the child.
+            true if fork::in_child() => {
+                self.0.registry.try_lock().map_or(Keep::None, |registry| registry.keep_of(listener))
+            }
+            true => lock(&self.0.registry).keep_of(listener),
+        }
     }
 
     /// Waits until `flip_ready` has returned 0.

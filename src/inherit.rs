@@ -8,6 +8,7 @@ mod names;
 
 pub use names::encode as encode_names;
 
+use crate::address::decode_name;
 use crate::channel::{FromPredecessor, Hello, Nonce, Received, TableEntry, ToPredecessor};
 use crate::error::{Error, Result, explain};
 use crate::sys::fd;
@@ -226,9 +227,8 @@ fn check_names(environment: &Environment, table: &[TableEntry]) -> Result<()> {
         return Ok(());
     };
     let mut listed = listed.split(|byte| *byte == b':');
-    let agree = table
-        .iter()
-        .all(|entry| listed.next().and_then(names::decode).is_some_and(|name| name == entry.name));
+    let agree =
+        table.iter().all(|entry| listed.next().and_then(decode_name).is_some_and(|name| name == entry.name));
     if agree && listed.next().is_none() {
         return Ok(());
     }

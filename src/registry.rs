@@ -1,37 +1,38 @@
 //! The named descriptors: what was inherited, what was claimed or made, and so what the successor will get.
 //!
 //! Called by the handle on the host's threads, and by the supervisor, which freezes it while a successor is on its way
-//! (what crosses was decided when the table was written) and closes the library's copies at shutdown.
+//! (what crosses was decided when the table was written) and closes the library's copies at shutdown. How an address
+//! finds its inherited socket is in `claim.rs`.
 
-use crate::address::{self, Address, Endpoint};
+mod claim;
+
+use crate::address::{self, Address, quote};
 use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
-use crate::inherit::Activated;
+use crate::inherit::{self, Activated};
 use crate::log::{self, Level};
 use crate::socket::{self, PathOwner};
 use crate::sys::fd;
+use claim::{Inherited, Source};
 use nix::errno::Errno;
+use std::collections::VecDeque;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// All of them.
 #[derive(Debug)]
 pub struct Registry {
     entries: Vec<Entry>,
-    unclaimed: Vec<Inherited>,
+    unclaimed: VecDeque<Inherited>,
     frozen: Frozen,
+    /// Started by an upgrade: the predecessor listens on the addresses of inherited groups meanwhile.
+    successor: bool,
     /// Everything is the successor's to unlink.
     disowned: bool,
     /// Paths of listeners that are closed already. Holding the inode keeps its number from being used again.
     closed: Vec<Closed>,
-}
-
-#[derive(Debug)]
-struct Closed {
-    path: PathOwner,
-    bound_here: bool,
-    _inode: Option<OwnedFd>,
 }
 
 /// Passed on.
@@ -43,26 +44,22 @@ struct Entry {
     path: Option<PathOwner>,
     /// Bound by this process: nobody else knows the path yet.
     bound_here: bool,
-    address: Address,
-}
-
-/// Came with the start of this process, and nobody has asked for it yet.
-#[derive(Debug)]
-struct Inherited {
-    name: Vec<u8>,
-    socket: Source,
-    path: Option<PathOwner>,
+    /// A further member of an inherited group: bound, and to listen between COMMIT and LIVE.
+    listens_later: bool,
+    listener: bool,
+    keep: Keep,
+    /// What the host asked for; none for what it added or took.
+    address: Option<Address>,
 }
 
 #[derive(Debug)]
-enum Source {
-    /// From our predecessor: ours.
-    Ours(OwnedFd),
-    /// From a service manager, in generation 0: left alone until it is claimed.
-    Foreign(RawFd),
+struct Closed {
+    path: PathOwner,
+    bound_here: bool,
+    _inode: Option<OwnedFd>,
 }
 
-/// Whether new names can be made.
+/// Whether names can be added and removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frozen {
     /// They can.
@@ -73,49 +70,95 @@ pub enum Frozen {
     Released,
 }
 
+/// Whether any listener outlives a shutdown: spares `flip_accept` a look in all other processes.
+static ANY_KEPT: AtomicBool = AtomicBool::new(false);
+
 impl Registry {
     /// Generation 0, perhaps started by socket activation.
     pub fn fresh(listen_fds: Vec<Activated>) -> Registry {
-        let unclaimed = listen_fds
-            .into_iter()
-            .map(|one| Inherited { name: one.name, socket: Source::Foreign(one.number), path: None })
-            .collect();
-        Registry { entries: Vec::new(), unclaimed, frozen: Frozen::Open, disowned: false, closed: Vec::new() }
+        Registry::new(listen_fds.into_iter().map(Inherited::from).collect(), false)
     }
 
     /// Started by an upgrade.
     pub fn inherited(descriptors: Vec<(TableEntry, OwnedFd)>) -> Registry {
-        let unclaimed = descriptors
-            .into_iter()
-            .map(|(entry, fd)| Inherited { name: entry.name, socket: Source::Ours(fd), path: entry.owner })
-            .collect();
-        Registry { entries: Vec::new(), unclaimed, frozen: Frozen::Open, disowned: false, closed: Vec::new() }
+        Registry::new(descriptors.into_iter().map(Inherited::from).collect(), true)
+    }
+
+    fn new(unclaimed: VecDeque<Inherited>, successor: bool) -> Registry {
+        ANY_KEPT.store(false, SeqCst);
+        Registry {
+            entries: Vec::new(),
+            unclaimed,
+            frozen: Frozen::Open,
+            successor,
+            disowned: false,
+            closed: Vec::new(),
+        }
     }
 
     /// The inherited socket where one matches, else a new one. Returns the caller's copy.
     pub fn listen(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
-        let entry = match self.claim(&name, &address)? {
-            Some(inherited) => {
-                let fd = match inherited.socket {
-                    Source::Ours(fd) => fd,
-                    Source::Foreign(raw) => {
-                        fd::set_cloexec_raw(raw)
-                            .map_err(|errno| Error::system(format!("cannot take descriptor {raw}"), errno))?;
-                        // SAFETY: passed to this process for this purpose, and claimed once.
-                        unsafe { OwnedFd::from_raw_fd(raw) }
-                    }
-                };
-                socket::set_nonblocking_once(fd.as_fd())?;
-                Entry { name, fd: Arc::new(fd), path: inherited.path, bound_here: false, address }
-            }
-            None => self.bind(name, address)?,
+        match self.claim(&name, &address)? {
+            Some(inherited) => self.adopt(name, inherited, address),
+            None => self.bind(name, address),
+        }
+    }
+
+    /// The inheriting half of [`Registry::listen`].
+    pub fn inherit(&mut self, address: Address) -> Result<OwnedFd> {
+        let name = self.free_name(&address)?;
+        match self.claim(&name, &address)? {
+            Some(inherited) => self.adopt(name, inherited, address),
+            None => Err(Error::NotFound(format!("nothing was inherited for {address}"))),
+        }
+    }
+
+    /// Passes any descriptor on; what had the name before is forgotten.
+    pub fn add(&mut self, name: &[u8], fd: BorrowedFd) -> Result<()> {
+        check_name(name)?;
+        self.open(|| format!("cannot add {}", quote(name)))?;
+        let copy = fd::dup_cloexec(fd, fd::FIRST)
+            .map_err(|errno| Error::system(format!("cannot duplicate {}", quote(name)), errno))?;
+        let listener = socket::is_listener(copy.as_fd())?;
+        self.remove_entry(name);
+        self.entries.push(Entry::added(name.to_vec(), copy, listener));
+        Ok(())
+    }
+
+    /// What was inherited under that name, once. Returns the caller's copy.
+    pub fn take(&mut self, name: &[u8]) -> Result<OwnedFd> {
+        check_name(name)?;
+        let index = self.unclaimed.iter().position(|inherited| inherited.name == name);
+        let Some(inherited) = index.and_then(|index| self.unclaimed.remove(index)) else {
+            return Err(Error::NotFound(format!("nothing named {} was inherited", quote(name))));
         };
-        let copy = fd::dup_cloexec(entry.fd.as_fd(), fd::FIRST).map_err(|errno| {
-            Error::system(format!("cannot duplicate the listener {}", entry.address), errno)
-        })?;
-        self.entries.push(entry);
+        let (path, keep) = (inherited.path.clone(), inherited.keep);
+        let fd = inherited.own()?;
+        let listener = socket::is_listener(fd.as_fd())?;
+        let copy = copy_for_the_caller(&fd, &quote(name))?;
+        self.remove_entry(name);
+        self.entries.push(Entry { path, keep, ..Entry::added(name.to_vec(), fd, listener) });
+        self.note_kept();
         Ok(copy)
+    }
+
+    /// Stops passing it on, claimed or not. Never unlinks.
+    pub fn forget(&mut self, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        self.open(|| format!("cannot forget {}", quote(name)))?;
+        let before = (self.entries.len(), self.unclaimed.len());
+        self.entries.retain(|entry| entry.name != name);
+        self.unclaimed.retain(|inherited| inherited.name != name);
+        if (self.entries.len(), self.unclaimed.len()) == before {
+            return Err(Error::NotFound(format!("there is nothing named {}", quote(name))));
+        }
+        Ok(())
+    }
+
+    /// The names that nobody has claimed yet.
+    pub fn unclaimed(&self) -> impl Iterator<Item = &[u8]> {
+        self.unclaimed.iter().map(|inherited| &inherited.name[..])
     }
 
     /// The name that the address asks for; further members of a group get `#2`, `#3` …
@@ -127,82 +170,93 @@ impl Registry {
         }
         if address.options.reuseport != Some(true) {
             return Err(Error::system(
-                format!("cannot listen on {address}: the name {} is taken", String::from_utf8_lossy(&name)),
+                format!("cannot listen on {address}: the name {} is taken", quote(&name)),
                 Errno::EEXIST,
             ));
         }
-        let member = |n: usize| [&name[..], format!("#{n}").as_bytes()].concat();
+        let member = |n: u32| [&name[..], format!("#{n}").as_bytes()].concat();
         Ok((2..).map(member).find(|name| !taken(name)).unwrap_or(name))
     }
 
-    /// By name, then by what the socket is.
-    fn claim(&mut self, name: &[u8], address: &Address) -> Result<Option<Inherited>> {
-        let fits = |inherited: &Inherited, by_name| socket::matches(inherited.borrow(), address, by_name);
-        for by_name in [true, false] {
-            for index in 0..self.unclaimed.len() {
-                if (!by_name || self.unclaimed[index].name == name) && fits(&self.unclaimed[index], by_name)?
-                {
-                    return Ok(Some(self.unclaimed.remove(index)));
-                }
-            }
-        }
-        Ok(None)
+    fn adopt(&mut self, name: Vec<u8>, inherited: Inherited, address: Address) -> Result<OwnedFd> {
+        let path = inherited.path.clone();
+        let fd = inherited.own()?;
+        socket::set_nonblocking_once(fd.as_fd())?;
+        let entry = Entry { path, ..Entry::listener(name, fd, address) };
+        self.enter(entry)
     }
 
-    fn bind(&mut self, name: Vec<u8>, address: Address) -> Result<Entry> {
-        match self.frozen {
-            Frozen::Open => {}
-            Frozen::Upgrading => {
-                return Err(Error::Upgrade {
-                    failure: Failure::InProgress,
-                    text: format!("cannot listen on {address} now: an upgrade is under way"),
-                });
-            }
-            Frozen::Released => {
-                return Err(Error::Upgrade {
-                    failure: Failure::Stopping,
-                    text: format!("cannot listen on {address}: everything was handed to the successor"),
-                });
-            }
-        }
-        match socket::bind_and_listen(&address) {
-            Ok(bound) => {
-                Ok(Entry { name, fd: Arc::new(bound.fd), path: bound.path, bound_here: true, address })
-            }
-            Err(error) if error.errno() == Errno::EADDRINUSE => Err(self.in_the_way(error, &address)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Names the inherited socket that holds the address in another form (127.0.0.1 for 0.0.0.0).
-    fn in_the_way(&self, error: Error, address: &Address) -> Error {
-        let port = |endpoint: &Endpoint| match endpoint {
-            Endpoint::Inet { protocol, port, .. } => Some((*protocol, *port)),
-            Endpoint::Unix { .. } => None,
+    fn bind(&mut self, name: Vec<u8>, address: Address) -> Result<OwnedFd> {
+        self.open(|| format!("cannot listen on {address}"))?;
+        // The kernel would queue a share of the running address on a process that may yet fail.
+        let later = self.successor && self.is_group(&address)?;
+        let bound = match later {
+            true => socket::bind(&address),
+            false => socket::bind_and_listen(&address),
         };
-        let Some(wanted) = port(&address.endpoint) else { return error };
-        let held = self.unclaimed.iter().find_map(|inherited| {
-            let description = socket::describe(inherited.borrow()).ok()?;
-            (description.endpoint().as_ref().and_then(port) == Some(wanted)).then(|| {
-                format!("{} (inherited as {})", description, String::from_utf8_lossy(&inherited.name))
-            })
-        });
-        match held {
-            None => error,
-            Some(held) => Error::system(
-                format!("cannot listen on {address}: {held} is in the way until the predecessor is gone"),
-                Errno::EADDRINUSE,
-            ),
+        let bound = bound.map_err(|error| self.in_the_way(error, &address))?;
+        let entry = Entry {
+            path: bound.path,
+            bound_here: true,
+            listens_later: later,
+            ..Entry::listener(name, bound.fd, address)
+        };
+        self.enter(entry)
+    }
+
+    fn enter(&mut self, entry: Entry) -> Result<OwnedFd> {
+        let what = entry.address.as_ref().map(Address::to_string).unwrap_or_default();
+        match copy_for_the_caller(&entry.fd, &what) {
+            Ok(copy) => {
+                self.entries.push(entry);
+                self.note_kept();
+                Ok(copy)
+            }
+            Err(error) => {
+                if let Some(path) = entry.path.as_ref().filter(|_| entry.bound_here) {
+                    let _ = path.unlink_if_ours();
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// Whether names may be added and removed; the sentence begins with what was tried.
+    fn open(&self, what: impl FnOnce() -> String) -> Result<()> {
+        let (failure, why) = match self.frozen {
+            Frozen::Open => return Ok(()),
+            Frozen::Upgrading => (Failure::InProgress, "an upgrade is under way"),
+            Frozen::Released => (Failure::Stopping, "this process is stopping"),
+        };
+        Err(Error::Upgrade { failure, text: format!("{}: {why}", what()) })
+    }
+
+    fn remove_entry(&mut self, name: &[u8]) {
+        if let Some(index) = self.entries.iter().position(|entry| entry.name == name) {
+            let entry = self.entries.remove(index);
+            self.close(entry);
+        }
+    }
+
+    /// The path stays until the end, and stays ours.
+    fn close(&mut self, entry: Entry) {
+        if let Some(path) = entry.path {
+            let _inode = path.hold();
+            self.closed.push(Closed { path, bound_here: entry.bound_here, _inode });
+        }
+    }
+
+    fn note_kept(&self) {
+        ANY_KEPT.store(self.entries.iter().any(|entry| entry.keep != Keep::None), SeqCst);
     }
 
     /// What the successor gets, in the order of its descriptors from 3.
     pub fn table(&self) -> Vec<TableEntry> {
         let entry = |entry: &Entry| TableEntry {
             name: entry.name.clone(),
-            listener: true,
+            listener: entry.listener,
             owner: entry.path.clone(),
-            keep: Keep::None,
+            keep: entry.keep,
         };
         self.entries.iter().map(entry).collect()
     }
@@ -212,10 +266,10 @@ impl Registry {
         self.entries.iter().map(|entry| Arc::clone(&entry.fd)).collect()
     }
 
-    /// The value of LISTEN_FDNAMES for [`Registry::table`].
+    /// The value of LISTEN_FDNAMES for [`Registry::table`]; none when it is too long for the environment.
     pub fn listen_fdnames(&self) -> Option<CString> {
-        let names: Vec<String> = self.entries.iter().map(|entry| address::encode_name(&entry.name)).collect();
-        CString::new(names.join(":")).ok()
+        let names = inherit::encode_names(self.entries.iter().map(|entry| &entry.name[..]))?;
+        CString::new(names).ok()
     }
 
     /// Whether new names can be made from now on.
@@ -223,9 +277,20 @@ impl Registry {
         self.frozen = frozen;
     }
 
+    /// Further members of inherited groups listen, now that the predecessor has committed.
+    pub fn listen_further(&mut self) -> Result<()> {
+        for entry in self.entries.iter_mut().filter(|entry| entry.listens_later) {
+            if let Some(address) = &entry.address {
+                socket::listen(entry.fd.as_fd(), address)?;
+            }
+            entry.listens_later = false;
+        }
+        Ok(())
+    }
+
     /// What can be changed on a live socket is changed now that this process serves. Returns what went wrong.
     pub fn apply_live(&self) -> Vec<String> {
-        let apply = |entry: &Entry| socket::apply_live(entry.fd.as_fd(), &entry.address).err();
+        let apply = |entry: &Entry| socket::apply_live(entry.fd.as_fd(), entry.address.as_ref()?).err();
         self.entries.iter().filter_map(apply).map(|error| error.to_string()).collect()
     }
 
@@ -233,12 +298,12 @@ impl Registry {
     pub fn drop_unclaimed(&mut self) -> Vec<String> {
         let mut dropped = Vec::new();
         self.unclaimed.retain(|inherited| {
-            let ours = matches!(inherited.socket, Source::Ours(_));
+            let ours = matches!(inherited.source, Source::Ours(_));
             if ours {
                 if let Some(path) = &inherited.path {
                     let _ = path.unlink_if_ours();
                 }
-                dropped.push(String::from_utf8_lossy(&inherited.name).into_owned());
+                dropped.push(quote(&inherited.name));
             }
             !ours
         });
@@ -250,19 +315,19 @@ impl Registry {
         self.disowned = true;
     }
 
-    /// Shutdown: the library's copies are closed, the paths stay until [`Registry::finish`].
-    pub fn close_listeners(&mut self) {
-        for entry in self.entries.drain(..) {
-            if let Some(path) = entry.path {
-                let _inode = path.hold();
-                self.closed.push(Closed { path, bound_here: entry.bound_here, _inode });
-            }
-        }
-        self.unclaimed.retain(|inherited| matches!(inherited.socket, Source::Foreign(_)));
+    /// Shutdown: the library's copies are closed but for those that `kept` lets live; the paths stay until
+    /// [`Registry::finish`].
+    pub fn close_listeners(&mut self, kept: impl Fn(Keep) -> bool) {
+        let (stay, go): (Vec<Entry>, Vec<Entry>) =
+            std::mem::take(&mut self.entries).into_iter().partition(|entry| kept(entry.keep));
+        self.entries = stay;
+        go.into_iter().for_each(|entry| self.close(entry));
+        self.unclaimed.retain(|inherited| matches!(inherited.source, Source::Foreign(_)));
     }
 
     /// The end: paths are unlinked where they are ours (`owns`), and where nobody else ever knew of them.
     pub fn finish(&mut self, owns: bool) {
+        // While the sockets are open, so that nobody takes the paths for stale.
         let disowned = self.disowned;
         let ours = |bound_here: bool| owns || (bound_here && !disowned);
         let open = self.entries.iter().filter_map(|entry| Some((entry.path.as_ref()?, entry.bound_here)));
@@ -272,18 +337,57 @@ impl Registry {
                 log::write(Level::Error, format_args!("{error}"));
             }
         }
+        self.entries.clear();
         self.closed.clear();
-        self.close_listeners();
-        self.closed.clear();
+        self.unclaimed.retain(|inherited| matches!(inherited.source, Source::Foreign(_)));
+        ANY_KEPT.store(false, SeqCst);
+    }
+
+    /// What becomes of this listener at shutdown, by what it is: the host has a copy of its own.
+    pub fn keep_of(&self, listener: BorrowedFd) -> Keep {
+        let same = |entry: &&Entry| fd::same_file(entry.fd.as_fd(), listener);
+        let kept = self.entries.iter().filter(|entry| entry.keep != Keep::None);
+        kept.clone().find(same).map_or(Keep::None, |entry| entry.keep)
     }
 }
 
-impl Inherited {
-    fn borrow(&self) -> BorrowedFd<'_> {
-        match &self.socket {
-            Source::Ours(fd) => fd.as_fd(),
-            // SAFETY: passed to this process, which leaves it alone until it is claimed here.
-            Source::Foreign(raw) => unsafe { BorrowedFd::borrow_raw(*raw) },
+/// Whether a look at [`Registry::keep_of`] is worth the lock.
+pub fn any_kept() -> bool {
+    ANY_KEPT.load(SeqCst)
+}
+
+impl Entry {
+    fn listener(name: Vec<u8>, fd: OwnedFd, address: Address) -> Entry {
+        let keep = match address.options.keep {
+            None => Keep::None,
+            Some(address::Keep::Stop) => Keep::Stop,
+            Some(address::Keep::Always) => Keep::Always,
+        };
+        Entry { keep, address: Some(address), ..Entry::added(name, fd, true) }
+    }
+
+    fn added(name: Vec<u8>, fd: OwnedFd, listener: bool) -> Entry {
+        Entry {
+            name,
+            fd: Arc::new(fd),
+            path: None,
+            bound_here: false,
+            listens_later: false,
+            listener,
+            keep: Keep::None,
+            address: None,
         }
+    }
+}
+
+fn copy_for_the_caller(fd: &impl AsFd, what: &str) -> Result<OwnedFd> {
+    fd::dup_cloexec(fd.as_fd(), fd::FIRST)
+        .map_err(|errno| Error::system(format!("cannot duplicate {what}"), errno))
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    match name.len() {
+        1..=address::NAME_MAX => Ok(()),
+        length => Err(Error::Invalid(format!("a name has 1 to 255 bytes, this one {length}"))),
     }
 }

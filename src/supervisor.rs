@@ -20,6 +20,7 @@ use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
 use crate::upgrade::{Event, Machine, Origin, Request, Timer};
+pub(crate) use actions::outlives;
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};

@@ -50,23 +50,9 @@ pub fn encode_name(name: &[u8]) -> String {
     encode(name, IN_FDNAMES)
 }
 
-/// The way back. A `%` that begins no escape stands for itself, because systemd lets units use it in names.
-pub fn decode_name(text: &[u8]) -> Vec<u8> {
-    let mut name = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        match escaped(tail) {
-            Some(byte) if first == b'%' => {
-                name.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                name.push(first);
-                rest = tail;
-            }
-        }
-    }
-    name
+/// The way back; `None` where a `%` begins no escape.
+pub fn decode_name(text: &[u8]) -> Option<Vec<u8>> {
+    decode(text).ok()
 }
 
 /// `"…"` for an error line: one line whatever the bytes are, and no longer than a line should be.

@@ -193,12 +193,11 @@ fn names_survive_listen_fdnames() {
         encoded.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':' && byte != b'\\'),
         "{encoded}"
     );
-    assert_eq!(decode_name(encoded.as_bytes()), every);
+    assert_eq!(decode_name(encoded.as_bytes()), Some(every.to_vec()));
     assert_eq!(encode_name(b"http-1.a_b#2"), "http-1.a_b#2");
     assert_eq!(encode_name(b"tcp://:80"), "tcp%3A//%3A80");
-    assert_eq!(decode_name(b"100%"), b"100%");
-    assert_eq!(decode_name(b"%zz%4"), b"%zz%4");
-    assert_eq!(decode_name(b"%%41"), b"%A");
+    assert_eq!(decode_name(b"100%"), None);
+    assert_eq!(decode_name(b"%zz%4"), None);
 }
 
 /// xorshift64*: the same bytes on every run.
@@ -261,7 +260,7 @@ fn garbage_is_refused_or_survives_the_way_to_text_and_back() {
                 assert_eq!(Address::parse(written.as_bytes()), Ok(address.clone()), "{}", quote(&text));
                 let name = address.name();
                 assert!((1..=NAME_MAX).contains(&name.len()) && !name.contains(&0), "{}", quote(&text));
-                assert_eq!(decode_name(encode_name(&name).as_bytes()), name);
+                assert_eq!(decode_name(encode_name(&name).as_bytes()), Some(name));
             }
         }
     }

@@ -14,7 +14,8 @@ use std::os::fd::AsRawFd;
 ///
 /// 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
 /// predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
-/// -EPROTO. -ECHILD in a forked child.
+/// -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error` names them):
+/// claim or forget them and call again. -ECHILD in a forked child.
 ///
 /// # Safety
 ///

@@ -1,12 +1,12 @@
 //! The names in LISTEN_FDNAMES: joined by colons, percent-encoded by us since ours may hold any byte, as they are
 //! from systemd, whose names cannot. Called by `inherit` to read them and by the spawn to write them.
 
+use crate::address::{NAME_MAX, encode_name};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 
 /// A single environment string, its NUL included, is E2BIG beyond this (MAX_ARG_STRLEN, execve(2)).
 const MAX_VARIABLE: usize = 128 * 1024;
-const MAX_NAME: usize = 255;
 
 /// The value of LISTEN_FDNAMES for these names; `None` if it is longer than exec takes.
 pub fn encode<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
@@ -15,29 +15,9 @@ pub fn encode<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> 
         if index > 0 {
             value.push(b':');
         }
-        for byte in name {
-            match byte {
-                b':' | b'%' => value.extend_from_slice(format!("%{byte:02x}").as_bytes()),
-                0x21..=0x7e => value.push(*byte),
-                _ => value.extend_from_slice(format!("%{byte:02x}").as_bytes()),
-            }
-        }
+        value.extend_from_slice(encode_name(name).as_bytes());
     }
     (super::LISTEN_FDNAMES.len() + "=".len() + value.len() < MAX_VARIABLE).then_some(value)
-}
-
-/// One name as it was; `None` where a `%` is not followed by two hexadecimal digits.
-pub(super) fn decode(encoded: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
-    let mut name = Vec::with_capacity(encoded.len());
-    let mut bytes = encoded.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => name.push((digit(bytes.next())? << 4 | digit(bytes.next())?) as u8),
-            _ => name.push(*byte),
-        }
-    }
-    Some(name)
 }
 
 /// Unique names for `count` descriptors from systemd, and whether somebody chose them.
@@ -55,10 +35,10 @@ pub(super) fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(V
             "LISTEN_FDNAMES has {names} names for {count} descriptors in LISTEN_FDS"
         )));
     }
-    if let Some(long) = listed.iter().find(|name| name.len() > MAX_NAME) {
+    if let Some(long) = listed.iter().find(|name| name.len() > NAME_MAX) {
         let length = long.len();
         return Err(Error::Protocol(format!(
-            "a name in LISTEN_FDNAMES has {length} bytes, {MAX_NAME} are allowed"
+            "a name in LISTEN_FDNAMES has {length} bytes, {NAME_MAX} are allowed"
         )));
     }
     // A name that is listed as `a#2` keeps it, wherever it stands.
@@ -74,7 +54,7 @@ pub(super) fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(V
         let mut further = Vec::new();
         for n in 2.. {
             let suffix = format!("#{n}");
-            further = [&name[..name.len().min(MAX_NAME - suffix.len())], suffix.as_bytes()].concat();
+            further = [&name[..name.len().min(NAME_MAX - suffix.len())], suffix.as_bytes()].concat();
             if taken.insert(further.clone()) {
                 break;
             }
@@ -87,6 +67,7 @@ pub(super) fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::decode_name;
 
     #[test]
     fn any_name_survives_the_way_through_the_environment() {
@@ -94,13 +75,14 @@ mod tests {
         for names in [&[&every_byte[..255], &every_byte[1..]][..], &[b"tcp://[::1]:80"], &[b"100%", b"a b"]] {
             let value = encode(names.iter().copied()).unwrap();
             assert!(value.iter().all(|byte| (0x21..=0x7e).contains(byte)));
-            let back: Vec<_> = value.split(|byte| *byte == b':').map(|name| decode(name).unwrap()).collect();
+            let back: Vec<_> =
+                value.split(|byte| *byte == b':').map(|name| decode_name(name).unwrap()).collect();
             assert_eq!(back, names);
         }
-        assert_eq!(encode([&b"tcp://:80"[..], b"http"]).unwrap(), b"tcp%3a//%3a80:http");
+        assert_eq!(encode([&b"tcp://:80"[..], b"http"]).unwrap(), b"tcp%3A//%3A80:http");
         assert_eq!(encode([]).unwrap(), b"");
         for broken in [&b"%"[..], b"a%1", b"%g0", b"%+1"] {
-            assert_eq!(decode(broken), None);
+            assert_eq!(decode_name(broken), None);
         }
     }
 

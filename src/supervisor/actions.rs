@@ -2,7 +2,7 @@
 
 use super::spawner::Report;
 use super::{GRACE, Supervisor};
-use crate::channel::{FromPredecessor, Hello, Nonce, Process, pair};
+use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
 use crate::error::{Error, Result};
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
@@ -11,6 +11,7 @@ use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
 use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Why};
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl Supervisor {
             }
             Action::Spawn => match self.start_successor() {
                 Ok(()) => None,
-                Err(error) => Some(Event::SpawnFailed(error.to_string())),
+                Err(error) => Some(Event::SpawnFailed(sentence(&error))),
             },
             Action::ToSuccessor(says) => self.tell_successor(&says),
             Action::ToPredecessor(says) => {
@@ -68,7 +69,10 @@ impl Supervisor {
             }),
             Action::Announce => Some(Event::Announced),
             Action::TakeBack => None,
-            Action::ListenFurther => Some(Event::ListenedFurther(Ok(()))),
+            Action::ListenFurther => {
+                let listened = lock(&self.inner.registry).listen_further();
+                Some(Event::ListenedFurther(listened.map_err(|error| error.to_string())))
+            }
             Action::UpgradeDone(result) => {
                 self.upgrade_done(result);
                 None
@@ -188,7 +192,7 @@ impl Supervisor {
                 self.successor = Some(super::Successor::new(channel, spawned));
                 self.feed(Event::Spawned);
             }
-            Some(Report::Failed(error)) => self.feed(Event::SpawnFailed(error.to_string())),
+            Some(Report::Failed(error)) => self.feed(Event::SpawnFailed(sentence(&error))),
             Some(Report::TooLate(spawned)) => {
                 let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
                 self.lingering.push(spawned.pidfd);
@@ -276,8 +280,17 @@ impl Supervisor {
         }
         self.inner.published.shutdown.store(shutdown_byte(kind), SeqCst);
         self.inner.start_drain();
-        lock(&self.inner.registry).close_listeners();
+        lock(&self.inner.registry).close_listeners(|keep| outlives(keep, kind));
         self.inner.shutdown.fire(shutdown_byte(kind));
+    }
+}
+
+/// Whether a listener goes on after a shutdown of this kind.
+pub(crate) fn outlives(keep: Keep, kind: Shutdown) -> bool {
+    match kind {
+        Shutdown::Upgrade => keep == Keep::Always,
+        Shutdown::Stop => keep != Keep::None,
+        Shutdown::Detach => true,
     }
 }
 
@@ -296,6 +309,16 @@ fn final_error(why: &Final) -> Error {
         }
         Final::Protocol(text) => Error::Protocol(format!("the predecessor broke the protocol: {text}")),
         Final::Listen(text) => Error::Protocol(text.clone()),
+    }
+}
+
+/// Of a spawn that failed; a full descriptor table is told with the limit that was met.
+fn sentence(error: &Error) -> String {
+    match (error.errno(), fd::descriptor_limit()) {
+        (Errno::EMFILE, Some(limit)) => {
+            format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -154,6 +154,12 @@ pub fn reopen_read_only(fd: BorrowedFd) -> Result<OwnedFd, Errno> {
     )?)
 }
 
+/// Whether both are the same socket or file.
+pub fn same_file(one: BorrowedFd, other: BorrowedFd) -> bool {
+    let id = |fd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// The size of a file in bytes.
 pub fn size(fd: BorrowedFd) -> Result<u64, Errno> {
     fault::at("fstat")?;
