@@ -507,14 +507,15 @@ int flip_ready(flip_t *flip, int timeout_ms);
  -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next call
  of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
  -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
- ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; -ENOEXEC: not started, see `flip_last_error`;
+ ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started;
  -ECANCELED: `flip_free`; -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_upgrade(flip_t *flip, int timeout_ms);
+int flip_upgrade(flip_t *flip,
+                 int timeout_ms);
 
 /*
  Asks for an upgrade, a stop or a detach (FLIP_REQUEST_*) and returns. Async-signal-safe: a handler of the host's own

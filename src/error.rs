@@ -56,6 +56,8 @@ pub enum Error {
     Upgrade {
         /// Which way it failed.
         failure: Failure,
+        /// What C sees: that of the failure, but for a program that could not be started the kernel's.
+        errno: Errno,
         /// The one line that the requester gets.
         text: String,
     },
@@ -134,7 +136,7 @@ impl Error {
             Error::Freed => Errno::EBADF,
             Error::ForkedChild(_) => Errno::ECHILD,
             Error::StateLost(_) => Errno::ECONNRESET,
-            Error::Upgrade { failure, .. } => failure.errno(),
+            Error::Upgrade { errno, .. } => *errno,
             Error::Poisoned(_) => Errno::ENOTRECOVERABLE,
         }
     }
@@ -142,6 +144,11 @@ impl Error {
     /// The kernel refused `what` with `errno`.
     pub fn system(what: impl Into<String>, errno: Errno) -> Error {
         Error::System { what: what.into(), errno }
+    }
+
+    /// An upgrade, or the request for one, failed.
+    pub fn upgrade(failure: Failure, text: impl Into<String>) -> Error {
+        Error::Upgrade { failure, errno: failure.errno(), text: text.into() }
     }
 
     /// The failure kind of a failed upgrade, [`Failure::None`] for everything else.

@@ -228,7 +228,7 @@ impl Registry {
             Frozen::Upgrading => (Failure::InProgress, "an upgrade is under way"),
             Frozen::Released => (Failure::Stopping, "this process is stopping"),
         };
-        Err(Error::Upgrade { failure, text: format!("{}: {why}", what()) })
+        Err(Error::upgrade(failure, format!("{}: {why}", what())))
     }
 
     fn remove_entry(&mut self, name: &[u8]) {

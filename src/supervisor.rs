@@ -78,6 +78,8 @@ pub(super) struct Supervisor {
     asking: Option<Reply<Result<i32>>>,
     free_caller: Option<Reply<()>>,
     upgrade_started: Instant,
+    /// Why the last program could not be started.
+    spawn_errno: Option<Errno>,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
     commit_deadline: Instant,
@@ -122,6 +124,7 @@ pub(crate) fn start(
         asking: None,
         free_caller: None,
         upgrade_started: now,
+        spawn_errno: None,
         upgrade_deadline: now,
         commit_deadline,
         finished: false,

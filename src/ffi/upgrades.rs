@@ -35,7 +35,7 @@ pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 /// -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next call
 /// of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
 /// -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
-/// ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; -ENOEXEC: not started, see `flip_last_error`;
+/// ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started;
 /// -ECANCELED: `flip_free`; -ECHILD in a forked child.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 use super::spawner::Report;
 use super::{GRACE, Supervisor};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
@@ -41,7 +41,7 @@ impl Supervisor {
             }
             Action::Spawn => match self.start_successor() {
                 Ok(()) => None,
-                Err(error) => Some(Event::SpawnFailed(sentence(&error))),
+                Err(error) => Some(self.spawn_failed(&error)),
             },
             Action::ToSuccessor(says) => self.tell_successor(&says),
             Action::ToPredecessor(says) => {
@@ -192,12 +192,26 @@ impl Supervisor {
                 self.successor = Some(super::Successor::new(channel, spawned));
                 self.feed(Event::Spawned);
             }
-            Some(Report::Failed(error)) => self.feed(Event::SpawnFailed(sentence(&error))),
+            Some(Report::Failed(error)) => {
+                let event = self.spawn_failed(&error);
+                self.feed(event);
+            }
             Some(Report::TooLate(spawned)) => {
                 let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
                 self.lingering.push(spawned.pidfd);
             }
         }
+    }
+
+    /// A full descriptor table is told with the limit that was met.
+    fn spawn_failed(&mut self, error: &Error) -> Event {
+        self.spawn_errno = Some(error.errno());
+        Event::SpawnFailed(match (error.errno(), fd::descriptor_limit()) {
+            (Errno::EMFILE, Some(limit)) => {
+                format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
+            }
+            _ => error.to_string(),
+        })
     }
 
     fn tell_successor(&mut self, says: &PredecessorSays) -> Option<Event> {
@@ -251,7 +265,9 @@ impl Supervisor {
                     false => why.sentence(),
                 };
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
-                Err(Error::Upgrade { failure: why.failure(), text })
+                let failure = why.failure();
+                let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);
+                Err(Error::Upgrade { failure, errno: errno.unwrap_or(failure.errno()), text })
             }
         };
         if let Some(caller) = self.upgrade_caller.take() {
@@ -295,7 +311,7 @@ pub(crate) fn outlives(keep: Keep, kind: Shutdown) -> bool {
 }
 
 fn refusal(why: &Why) -> Error {
-    Error::Upgrade { failure: why.failure(), text: why.sentence() }
+    Error::upgrade(why.failure(), why.sentence())
 }
 
 fn final_error(why: &Final) -> Error {
@@ -309,16 +325,6 @@ fn final_error(why: &Final) -> Error {
         }
         Final::Protocol(text) => Error::Protocol(format!("the predecessor broke the protocol: {text}")),
         Final::Listen(text) => Error::Protocol(text.clone()),
-    }
-}
-
-/// Of a spawn that failed; a full descriptor table is told with the limit that was met.
-fn sentence(error: &Error) -> String {
-    match (error.errno(), fd::descriptor_limit()) {
-        (Errno::EMFILE, Some(limit)) => {
-            format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
-        }
-        _ => error.to_string(),
     }
 }
 
