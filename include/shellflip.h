@@ -217,6 +217,31 @@ int flip_config_set_upgrade_timeout(flip_config_t *config, uint64_t ms);
 int flip_config_set_drain_timeout(flip_config_t *config, uint64_t ms);
 
 /*
+ How long after the drain deadline a process that is still there is ended (SIGKILL, after its unix paths were unlinked where they are
+ its own), in milliseconds; default 0: never.
+
+ 0, or -EINVAL: NULL, more than a year.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_hard_stop(flip_config_t *config,
+                              uint64_t ms);
+
+/*
+ How many older generations may still drain while a further upgrade starts; default 1, 0: none. Beyond that an upgrade
+ is refused with -EBUSY, or remembered if a signal asked for it.
+
+ 0, or -EINVAL: NULL, 200 or more.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_max_draining(flip_config_t *config, unsigned int n);
+
+/*
  Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
  `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
  goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any number
@@ -272,6 +297,16 @@ int flip_conn_count(const flip_t *flip);
  - `flip` is from `flip_init`.
  */
 int flip_drain(flip_t *flip, int timeout_ms);
+
+/*
+ A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed: never close
+ it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_drained_fd(flip_t *flip);
 
 /*
  A listening socket: the one inherited from the predecessor or from systemd where it matches, else one bound now.
@@ -498,6 +533,39 @@ int flip_set_directory(flip_t *flip, const char *path);
  - `flip` is from `flip_init`.
  */
 int flip_ready(flip_t *flip, int timeout_ms);
+
+/*
+ Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran, call
+ again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_wait_predecessor(flip_t *flip, int timeout_ms);
+
+/*
+ A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in generation 0.
+ Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_predecessor_fd(flip_t *flip);
+
+/*
+ Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade deadline
+ (which only grows), after shutdown the drain deadline.
+
+ 0, or -EINVAL: no deadline is running, `ms` is 0 or more than a year; -ECANCELED; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_extend(flip_t *flip,
+                uint64_t ms);
 
 /*
  Replaces this process by a new one and waits for the result: the pid of the successor once everything has been handed

@@ -15,6 +15,8 @@ pub struct Config {
     pub(crate) drain_timeout: Duration,
     /// Older generations that may still drain while a further upgrade starts.
     pub(crate) max_draining: u32,
+    /// From the drain deadline until a process that is still there is ended; none: never.
+    pub(crate) hard_stop: Option<Duration>,
 }
 
 /// One signal and what it asks for.
@@ -38,6 +40,7 @@ impl Default for Config {
             upgrade_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             max_draining: 1,
+            hard_stop: None,
         }
     }
 }
@@ -77,10 +80,26 @@ impl Config {
         self.drain_timeout = duration("drain time-out", ms)?;
         Ok(())
     }
+
+    /// How long after the drain deadline a process that is still there is ended. Milliseconds; 0: never.
+    pub fn set_hard_stop(&mut self, ms: u64) -> Result<()> {
+        self.hard_stop = if ms == 0 { None } else { Some(duration("hard stop", ms)?) };
+        Ok(())
+    }
+
+    /// How many older generations may still drain while a further upgrade starts; 0: none.
+    pub fn set_max_draining(&mut self, n: u32) -> Result<()> {
+        let most = crate::channel::hello::MAX_DRAINERS as u32;
+        if n >= most {
+            return Err(Error::Invalid(format!("at most {} older generations may drain, not {n}", most - 1)));
+        }
+        self.max_draining = n;
+        Ok(())
+    }
 }
 
 /// A year is for ever enough, and leaves the arithmetic on the clock safe.
-fn duration(what: &str, ms: u64) -> Result<Duration> {
+pub(crate) fn duration(what: &str, ms: u64) -> Result<Duration> {
     const YEAR: u64 = 365 * 24 * 3600 * 1000;
     match ms {
         1..=YEAR => Ok(Duration::from_millis(ms)),

@@ -7,6 +7,7 @@
 //! There is one count per process, in static memory, so that it can be used without the handle and survives a fork
 //! (the child starts again at nothing).
 
+use crate::signals;
 use crate::sys::futex::{futex_wait, futex_wake};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -67,8 +68,9 @@ impl Connections {
     #[inline]
     pub fn end(&self) {
         self.shards[shard()].ended.fetch_add(1, SeqCst);
-        if self.draining.load(SeqCst) {
+        if self.draining.load(SeqCst) && self.count() == 0 {
             self.notify();
+            signals::wake();
         }
     }
 

@@ -46,6 +46,10 @@ pub(crate) struct Inner {
     pub detached: Latch,
     /// Fires when `flip_ready` returns 0.
     pub ready: Latch,
+    /// Fires when the predecessor has exited; at once in generation 0.
+    pub predecessor: Latch,
+    /// Fires when `flip_drain` would return.
+    pub drained: Latch,
     /// Fires in `flip_free`.
     pub freed: Latch,
     pub published: Published,
@@ -125,6 +129,8 @@ impl Flip {
             shutdown: Latch::new()?,
             detached: Latch::new()?,
             ready: Latch::new()?,
+            predecessor: Latch::new()?,
+            drained: Latch::new()?,
             freed: Latch::new()?,
             published: Published::default(),
             commands,
@@ -383,6 +389,49 @@ impl Flip {
         Ok(())
     }
 
+    /// Waits until the predecessor has exited; at once in generation 0.
+    pub fn wait_predecessor(&self, deadline: Option<Instant>) -> Result<()> {
+        self.alone("flip_wait_predecessor")?;
+        let mut fds = [
+            PollFd::new(self.0.predecessor.reader(), PollFlags::POLLIN),
+            PollFd::new(self.0.freed.reader(), PollFlags::POLLIN),
+        ];
+        match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
+            Ok(0) => Err(Error::TimedOut),
+            Ok(_) if fds[0].any().unwrap_or(false) => Ok(()),
+            Ok(_) => Err(Error::Canceled("the handle was freed meanwhile".into())),
+            Err(Errno::EINTR) => Err(Error::Interrupted),
+            Err(errno) => Err(Error::system("cannot wait for the predecessor", errno)),
+        }
+    }
+
+    /// Readable for ever once the predecessor has exited. Borrowed.
+    pub fn predecessor_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.alone("flip_predecessor_fd")?;
+        Ok(self.0.predecessor.reader())
+    }
+
+    /// Readable for ever once [`Flip::drain`] would return. Borrowed.
+    pub fn drained_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.alone("flip_drained_fd")?;
+        Ok(self.0.drained.reader())
+    }
+
+    /// Moves the deadline that is running to this long from now: of a slow start, or of a long drain. `EINVAL` where none
+    /// is running.
+    pub fn extend(&self, ms: u64) -> Result<()> {
+        self.alone("flip_extend")?;
+        let by = crate::config::duration("extension", ms)?;
+        let (answer, pending) = reply()?;
+        self.0.send(Command::Extend(by, answer));
+        loop {
+            match pending.wait(self.0.freed.reader(), None) {
+                Err(Error::Interrupted) => {}
+                result => return result?,
+            }
+        }
+    }
+
     /// The pid of the last successor that was started.
     pub fn successor_pid(&self) -> Result<i32> {
         self.alone("flip_successor_pid")?;
@@ -464,7 +513,7 @@ impl Inner {
         CONNECTIONS.start_draining();
     }
 
-    fn drain_left(&self) -> Duration {
+    pub fn drain_left(&self) -> Duration {
         Duration::from_nanos(self.published.drain_deadline.load(SeqCst).saturating_sub(fd::monotonic_ns()))
     }
 }

@@ -54,6 +54,11 @@ fn bit(request: Request) -> u32 {
 /// Asks the supervisor. Async-signal-safe. False: there is none.
 pub fn request(request: Request) -> bool {
     REQUESTS.fetch_or(bit(request), SeqCst);
+    wake()
+}
+
+/// The supervisor looks around. Async-signal-safe. False: there is none.
+pub fn wake() -> bool {
     WRITING.fetch_add(1, SeqCst);
     let wake = WAKE.load(SeqCst);
     let there = wake >= 0;

@@ -6,6 +6,7 @@
 //! is told to the machine.
 
 mod actions;
+mod draining;
 mod peers;
 mod spawner;
 
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     LeaveReady(usize),
     /// An upgrade, and who is told how it went.
     Upgrade(Reply<Result<i32>>),
+    /// Whatever deadline runs moves to this long from now.
+    Extend(Duration, Reply<Result<()>>),
     /// `flip_free`, and who is told that it may return.
     Free(Reply<()>),
     /// The same with nobody to tell.
@@ -101,7 +104,10 @@ pub(crate) fn start(
     let machine = Machine::new(predecessor.is_some(), draining, inner.config.max_draining, unsupported);
     let now = Instant::now();
     let (predecessor, drainers, commit_deadline) = match predecessor {
-        None => (None, Vec::new(), now),
+        None => {
+            inner.predecessor.fire(0);
+            (None, Vec::new(), now)
+        }
         Some((channel, hello)) => {
             let left = hello.commit_deadline.saturating_sub(fd::monotonic_ns());
             let channel = NoFork::hold().private(channel);
@@ -174,6 +180,7 @@ impl Supervisor {
         self.look_after_the_old();
         self.reap();
         self.expire();
+        self.look_after_the_drain();
     }
 
     fn wait(&self) {
@@ -183,7 +190,8 @@ impl Supervisor {
         fds.extend(self.drainers.iter().map(|drainer| drainer.pidfd.as_fd()));
         fds.extend(self.lingering.iter().map(AsFd::as_fd));
         let mut fds: Vec<PollFd> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let next = self.timers.values().min().map(|at| at.saturating_duration_since(Instant::now()));
+        let next = self.timers.values().copied().chain(self.drain_timer()).min();
+        let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         if let Err(errno) = fd::poll(&mut fds, next)
             && errno != Errno::EINTR
         {
@@ -212,6 +220,7 @@ impl Supervisor {
                     self.feed(Event::Ask(Request::Upgrade, Origin::Answered));
                     self.asking = None;
                 }
+                Command::Extend(by, caller) => caller.send(self.extend(by)),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
                     self.feed(Event::Free);
@@ -297,6 +306,7 @@ impl Supervisor {
                 None => return,
                 Some(Ended::Died) => {
                     self.predecessor = None;
+                    self.inner.predecessor.fire(0);
                     self.feed(Event::PredecessorDied);
                 }
                 Some(Ended::HungUp) => self.feed(Event::PredecessorHungUp),

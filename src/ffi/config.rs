@@ -5,7 +5,7 @@ use super::{FLIP_REQUEST_DETACH, FLIP_REQUEST_NONE, FLIP_REQUEST_STOP, FLIP_REQU
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::upgrade::Request;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 
 /// What can be chosen before `flip_init`. Made by `flip_config_new`, owned by the caller. Not thread-safe: one thread
 /// at a time.
@@ -98,6 +98,38 @@ pub unsafe extern "C" fn flip_config_set_drain_timeout(config: *mut flip_config_
     call("flip_config_set_drain_timeout", || {
         // SAFETY: as promised by the caller.
         unsafe { borrow(config) }?.set_drain_timeout(ms).map(|()| 0)
+    })
+}
+
+/// How long after the drain deadline a process that is still there is ended (SIGKILL, after its unix paths were unlinked where they are
+/// its own), in milliseconds; default 0: never.
+///
+/// 0, or -EINVAL: NULL, more than a year.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_hard_stop(config: *mut flip_config_t, ms: u64) -> c_int {
+    call("flip_config_set_hard_stop", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_hard_stop(ms).map(|()| 0)
+    })
+}
+
+/// How many older generations may still drain while a further upgrade starts; default 1, 0: none. Beyond that an upgrade
+/// is refused with -EBUSY, or remembered if a signal asked for it.
+///
+/// 0, or -EINVAL: NULL, 200 or more.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_max_draining(config: *mut flip_config_t, n: c_uint) -> c_int {
+    call("flip_config_set_max_draining", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_max_draining(n).map(|()| 0)
     })
 }
 

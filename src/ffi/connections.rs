@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::flip::Flip;
 use crate::handle;
 use std::ffi::c_int;
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 
 /// Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
 /// `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
@@ -81,6 +81,17 @@ pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_i
         let flip = enter(flip)?;
         flip.drain(deadline(timeout_ms)?).map(|()| 0)
     })
+}
+
+/// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed: never close
+/// it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_drained_fd(flip: *mut flip_t) -> c_int {
+    call("flip_drained_fd", || Ok(enter(flip)?.drained_fd()?.as_raw_fd()))
 }
 
 /// Entering would make all threads write to one place.

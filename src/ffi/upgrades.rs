@@ -28,6 +28,44 @@ pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_i
     })
 }
 
+/// Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran, call
+/// again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_wait_predecessor(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
+    call("flip_wait_predecessor", || {
+        let flip = enter(flip)?;
+        flip.wait_predecessor(deadline(timeout_ms)?).map(|()| 0)
+    })
+}
+
+/// A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in generation 0.
+/// Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_predecessor_fd(flip: *mut flip_t) -> c_int {
+    call("flip_predecessor_fd", || Ok(enter(flip)?.predecessor_fd()?.as_raw_fd()))
+}
+
+/// Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade deadline
+/// (which only grows), after shutdown the drain deadline.
+///
+/// 0, or -EINVAL: no deadline is running, `ms` is 0 or more than a year; -ECANCELED; -ECHILD in a forked child.
+///
+/// # Safety
+///
+/// - `flip` is from `flip_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
+    call("flip_extend", || enter(flip)?.extend(ms).map(|()| 0))
+}
+
 /// Replaces this process by a new one and waits for the result: the pid of the successor once everything has been handed
 /// over (shutdown has fired, or is about to), or why not; then this process serves on as before and
 /// `flip_last_failure` has the kind.

@@ -108,6 +108,13 @@ impl Predecessor {
         }
     }
 
+    /// Asks for a longer start.
+    pub fn extend(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        // A predecessor that is gone has no deadline either.
+        let _ = self.channel.as_ref().map(|channel| channel.send(&FromSuccessor::Extend { ms }));
+    }
+
     pub fn process(&self) -> &Process {
         &self.process
     }
