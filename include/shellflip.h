@@ -24,6 +24,7 @@
 
 /* Generated from src/ffi by cbindgen: `make header`. Do not edit. */
 
+#include <stddef.h>
 #include <stdint.h>
 
 /*
