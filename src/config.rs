@@ -17,6 +17,10 @@ pub struct Config {
     pub(crate) max_draining: u32,
     /// From the drain deadline until a process that is still there is ended; none: never.
     pub(crate) hard_stop: Option<Duration>,
+    /// How long both generations serve after LIVE.
+    pub(crate) probation: Option<Duration>,
+    /// The events that the host will read: bits of [`crate::events::Kind`].
+    pub(crate) events: u32,
 }
 
 /// One signal and what it asks for.
@@ -41,6 +45,8 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             max_draining: 1,
             hard_stop: None,
+            probation: None,
+            events: 0,
         }
     }
 }
@@ -84,6 +90,22 @@ impl Config {
     /// How long after the drain deadline a process that is still there is ended. Milliseconds; 0: never.
     pub fn set_hard_stop(&mut self, ms: u64) -> Result<()> {
         self.hard_stop = if ms == 0 { None } else { Some(duration("hard stop", ms)?) };
+        Ok(())
+    }
+
+    /// How long both generations serve after the new one is live; if that dies meanwhile, the old one never stopped.
+    /// Milliseconds; 0: not at all.
+    pub fn set_probation(&mut self, ms: u64) -> Result<()> {
+        self.probation = if ms == 0 { None } else { Some(duration("probation", ms)?) };
+        Ok(())
+    }
+
+    /// The events that the host will read: bits of [`crate::events::Kind`].
+    pub fn set_events(&mut self, mask: u32) -> Result<()> {
+        if mask & !crate::events::ALL != 0 {
+            return Err(Error::Invalid(format!("{mask:#x} has bits that are no events")));
+        }
+        self.events = mask;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod connections;
 pub mod descriptors;
 pub mod errors;
+pub mod events;
 pub mod life;
 pub mod upgrades;
 
@@ -29,6 +30,17 @@ pub const FLIP_SHUTDOWN_UPGRADE: c_int = 1;
 pub const FLIP_SHUTDOWN_STOP: c_int = 2;
 /// This process is on its own from now on and goes on serving; returned once.
 pub const FLIP_SHUTDOWN_DETACH: c_int = 3;
+
+/// An upgrade is about to start, and waits for `flip_event_answer`: the host may refuse.
+pub const FLIP_EVENT_STARTING: c_int = 1;
+/// The state for the new process is to be written to `flip_event_state_fd`; the upgrade waits for `flip_event_answer`.
+pub const FLIP_EVENT_STATE: c_int = 2;
+/// An upgrade has failed: `flip_event_failure`, `flip_event_text`. This process serves on.
+pub const FLIP_EVENT_FAILED: c_int = 4;
+/// Shutdown has fired.
+pub const FLIP_EVENT_SHUTDOWN: c_int = 8;
+/// A line for the log. The newest are kept; a line says how many events were dropped before it.
+pub const FLIP_EVENT_LOG: c_int = 16;
 
 /// `flip_last_failure`: no upgrade asked for by this thread has failed.
 pub const FLIP_FAILURE_NONE: c_int = 0;

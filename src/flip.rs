@@ -6,6 +6,7 @@ use crate::channel::Keep;
 use crate::config::Config;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Result};
+use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
 use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
@@ -15,13 +16,14 @@ use crate::registry::{self, Registry};
 use crate::reply::{Pending, reply};
 use crate::signals;
 use crate::startup::Startup;
+use crate::state::State;
 use crate::supervisor::{self, Command};
 use crate::sys::fd;
 use crate::upgrade::{Request, Shutdown};
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst};
@@ -52,6 +54,8 @@ pub(crate) struct Inner {
     pub drained: Latch,
     /// Fires in `flip_free`.
     pub freed: Latch,
+    pub events: Arc<Queue>,
+    pub state: State,
     pub published: Published,
     pub commands: Sender<Command>,
     pub wake: Private,
@@ -76,6 +80,8 @@ pub(crate) struct Published {
 }
 
 thread_local! {
+    /// This thread reads events: it must not wait for what waits for its answer.
+    static READS_EVENTS: Cell<bool> = const { Cell::new(false) };
     /// An upgrade that this thread asked for and has not been told the result of: the next call goes on waiting.
     static UNFINISHED: RefCell<Option<(usize, Pending<Result<i32>>)>> = const { RefCell::new(None) };
 }
@@ -107,11 +113,12 @@ impl Flip {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
             unsafe { std::env::remove_var(name) };
         }
-        let (predecessor, generation, registry) = match inherited.inheritance {
-            Inheritance::Fresh { listen_fds } => (None, 0, Registry::fresh(listen_fds)),
+        let (predecessor, generation, state_promised, registry) = match inherited.inheritance {
+            Inheritance::Fresh { listen_fds } => (None, 0, false, Registry::fresh(listen_fds)),
             Inheritance::Upgrade(upgrade) => {
-                let generation = upgrade.hello.generation;
-                (Some((upgrade.channel, upgrade.hello)), generation, Registry::inherited(upgrade.descriptors))
+                let (generation, promised) = (upgrade.hello.generation, upgrade.hello.state_promised);
+                let registry = Registry::inherited(upgrade.descriptors);
+                (Some((upgrade.channel, upgrade.hello)), generation, promised, registry)
             }
         };
         CONNECTIONS.restart();
@@ -132,12 +139,17 @@ impl Flip {
             predecessor: Latch::new()?,
             drained: Latch::new()?,
             freed: Latch::new()?,
+            events: Arc::new(Queue::new()?),
+            state: State::new(state_promised)?,
             published: Published::default(),
             commands,
             wake,
             threads: Mutex::default(),
             only: Mutex::new(Some(only)),
         });
+        if inner.config.events & Kind::Log as u32 != 0 {
+            crate::log::subscribe(Arc::downgrade(&inner.events));
+        }
         let threads = supervisor::start(&inner, inbox, predecessor)?;
         *lock(&inner.threads) = threads;
         signals::connect(inner.wake.as_fd());
@@ -279,6 +291,12 @@ impl Flip {
     /// upgrade goes on, and the next call of the same thread goes on waiting for it.
     pub fn upgrade(&self, deadline: Option<Instant>) -> Result<i32> {
         self.alone("flip_upgrade")?;
+        if READS_EVENTS.get() && self.0.config.events & QUESTIONS != 0 {
+            return Err(Error::system(
+                "cannot upgrade on the thread that answers events: it would wait for itself; use flip_request",
+                Errno::EDEADLK,
+            ));
+        }
         let handle = Arc::as_ptr(&self.0) as usize;
         let unfinished = UNFINISHED.take().filter(|(of, _)| *of == handle);
         let pending = match unfinished {
@@ -387,6 +405,30 @@ impl Flip {
             }
         }
         Ok(())
+    }
+
+    /// The predecessor's state, read-only, with an offset of its own at 0. `ENOENT`: none was promised; `ECONNRESET`:
+    /// promised and lost with the predecessor.
+    pub fn take_state(&self, deadline: Option<Instant>) -> Result<OwnedFd> {
+        self.alone("flip_take_state")?;
+        let state = self.0.state.take(self.0.freed.reader(), deadline);
+        if matches!(state, Err(Error::StateLost(_))) {
+            self.0.send(Command::ToldOfLoss);
+        }
+        state
+    }
+
+    /// Readable while an event waits. Borrowed.
+    pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.alone("flip_event_fd")?;
+        Ok(self.0.events.bell())
+    }
+
+    /// Waits for the next event of the kinds that were subscribed.
+    pub fn next_event(&self, deadline: Option<Instant>) -> Result<HostEvent> {
+        self.alone("flip_next_event")?;
+        READS_EVENTS.set(true);
+        self.0.events.next(self.0.freed.reader(), deadline)
     }
 
     /// Waits until the predecessor has exited; at once in generation 0.

@@ -6,6 +6,7 @@
 //! is told to the machine.
 
 mod actions;
+mod asking;
 mod draining;
 mod peers;
 mod spawner;
@@ -53,6 +54,10 @@ pub(crate) enum Command {
     LeaveReady(usize),
     /// An upgrade, and who is told how it went.
     Upgrade(Reply<Result<i32>>),
+    /// The host's answer to a question, if that is still the one that is open.
+    Answered(Question, Arc<Ticket>, std::result::Result<(), String>),
+    /// `flip_take_state` has returned that the state is lost.
+    ToldOfLoss,
     /// Whatever deadline runs moves to this long from now.
     Extend(Duration, Reply<Result<()>>),
     /// `flip_free`, and who is told that it may return.
@@ -86,6 +91,8 @@ pub(super) struct Supervisor {
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
     commit_deadline: Instant,
+    /// What the host was asked and has not answered yet.
+    question: Option<asking::Asked>,
     finished: bool,
 }
 
@@ -133,6 +140,7 @@ pub(crate) fn start(
         spawn_errno: None,
         upgrade_deadline: now,
         commit_deadline,
+        question: None,
         finished: false,
     };
     let thread = thread::with_signals_blocked(|| {
@@ -220,6 +228,15 @@ impl Supervisor {
                     self.feed(Event::Ask(Request::Upgrade, Origin::Answered));
                     self.asking = None;
                 }
+                Command::Answered(question, ticket, answer) => {
+                    if self.question.as_ref().is_some_and(|open| Arc::ptr_eq(&open.ticket, &ticket)) {
+                        if question == Question::Starting || answer.is_err() {
+                            self.question = None;
+                        }
+                        self.feed(Event::HostAnswered(question, answer));
+                    }
+                }
+                Command::ToldOfLoss => self.feed(Event::HostToldOfLoss),
                 Command::Extend(by, caller) => caller.send(self.extend(by)),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
@@ -307,6 +324,7 @@ impl Supervisor {
                 Some(Ended::Died) => {
                     self.predecessor = None;
                     self.inner.predecessor.fire(0);
+                    self.inner.state.lost();
                     self.feed(Event::PredecessorDied);
                 }
                 Some(Ended::HungUp) => self.feed(Event::PredecessorHungUp),
@@ -314,6 +332,9 @@ impl Supervisor {
                     if let crate::upgrade::PredecessorSays::Extend = says {
                         self.commit_deadline = predecessor.commit_deadline.unwrap_or(self.commit_deadline);
                         self.timers.remove(&Timer::Commit);
+                    }
+                    if let Some(state) = predecessor.state.take() {
+                        self.inner.state.arrived(state);
                     }
                     self.feed(Event::FromPredecessor(says));
                 }

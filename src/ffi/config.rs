@@ -133,6 +133,39 @@ pub unsafe extern "C" fn flip_config_set_max_draining(config: *mut flip_config_t
     })
 }
 
+/// How long both generations serve after the new one is live, in milliseconds; default 0. If the new one dies meanwhile, the upgrade
+/// has failed and the old one never stopped.
+///
+/// 0, or -EINVAL: NULL, more than a year.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_probation(config: *mut flip_config_t, ms: u64) -> c_int {
+    call("flip_config_set_probation", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_probation(ms).map(|()| 0)
+    })
+}
+
+/// The events that the host will read with `flip_next_event`: FLIP_EVENT_* ored together; default 0. Who subscribes to
+/// FLIP_EVENT_STARTING or FLIP_EVENT_STATE has to answer each within the upgrade deadline, or the upgrade fails. Who subscribes to
+/// FLIP_EVENT_STATE promises a state to every successor.
+///
+/// 0, or -EINVAL: NULL, a bit that is no event.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_events(config: *mut flip_config_t, mask: c_uint) -> c_int {
+    call("flip_config_set_events", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_events(mask).map(|()| 0)
+    })
+}
+
 /// Async-signal-safe.
 pub(super) fn known_request(request: c_int) -> Option<Request> {
     match request {

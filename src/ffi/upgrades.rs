@@ -15,7 +15,8 @@ use std::os::fd::AsRawFd;
 /// 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
 /// predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
 /// -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error` names them):
-/// claim or forget them and call again. -ECHILD in a forked child.
+/// claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has not said so yet: call that
+/// first. -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -74,7 +75,7 @@ pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
 /// of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
 /// -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
 /// ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started;
-/// -ECANCELED: `flip_free`; -ECHILD in a forked child.
+/// -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD in a forked child.
 ///
 /// # Safety
 ///

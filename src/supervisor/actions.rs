@@ -5,6 +5,7 @@ use super::{GRACE, Supervisor};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
 use crate::error::{Error, Failure, Result};
 use crate::flip::{lock, shutdown_byte};
+use crate::events::Kind;
 use crate::fork::NoFork;
 use crate::log::{self, Level};
 use crate::registry::Frozen;
@@ -67,6 +68,12 @@ impl Supervisor {
                 Some(successor) => Event::SuccessorDied(successor.exit()),
                 None => Event::SuccessorDied(crate::upgrade::Exit::Unknown),
             }),
+            Action::Ask(question) => self.ask(question),
+            Action::StopAsking => {
+                self.stop_asking();
+                None
+            }
+            Action::SendState => Some(Event::StateSent(self.send_state())),
             Action::Announce => Some(Event::Announced),
             Action::TakeBack => None,
             Action::ListenFurther => {
@@ -147,7 +154,7 @@ impl Supervisor {
             generation: self.inner.generation + 1,
             predecessor: this_process()?,
             commit_deadline: in_ns(self.upgrade_deadline + GRACE),
-            state_promised: false,
+            state_promised: self.inner.config.events & Kind::State as u32 != 0,
             table,
             drainers: self.drainers()?,
         }));
@@ -265,6 +272,7 @@ impl Supervisor {
                     false => why.sentence(),
                 };
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
+                self.tell(Kind::Failed, why.failure(), &text);
                 let failure = why.failure();
                 let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);
                 Err(Error::Upgrade { failure, errno: errno.unwrap_or(failure.errno()), text })
@@ -290,6 +298,12 @@ impl Supervisor {
     /// The last step of an upgrade, and the first of a stop.
     fn shut_down(&mut self, kind: Shutdown) {
         log::write(Level::Info, format_args!("shutdown: {kind:?}"));
+        let text = match kind {
+            Shutdown::Upgrade => "a successor serves",
+            Shutdown::Stop => "the service stops",
+            Shutdown::Detach => "this process is on its own from now on",
+        };
+        self.tell(Kind::Shutdown, Failure::None, text);
         if kind == Shutdown::Detach {
             self.inner.detached.fire(0);
             return;
@@ -324,6 +338,9 @@ fn final_error(why: &Final) -> Error {
             Error::Deadline("the predecessor did not let this process serve by the upgrade deadline".into())
         }
         Final::Protocol(text) => Error::Protocol(format!("the predecessor broke the protocol: {text}")),
+        Final::StateLost => Error::StateLost(
+            "the state that the predecessor promised was lost with it: flip_take_state says so too, then call again".into(),
+        ),
         Final::Listen(text) => Error::Protocol(text.clone()),
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Predecessor {
     process: Process,
     /// From the last EXTEND.
     pub commit_deadline: Option<Instant>,
+    /// What STATE brought.
+    pub state: Option<OwnedFd>,
 }
 
 /// Whom we started.
@@ -39,7 +41,7 @@ pub(super) struct Successor {
 
 impl Predecessor {
     pub fn new(channel: PrivateChannel<ToPredecessor>, process: Process) -> Predecessor {
-        Predecessor { channel: Some(channel), process, commit_deadline: None }
+        Predecessor { channel: Some(channel), process, commit_deadline: None, state: None }
     }
 
     pub fn watched(&self) -> Vec<BorrowedFd<'_>> {
@@ -79,7 +81,10 @@ impl Predecessor {
     fn heard(&mut self, message: FromPredecessor) -> PredecessorSays {
         match message {
             FromPredecessor::Hello(_) => PredecessorSays::Garbage("a second HELLO".into()),
-            FromPredecessor::State(_) => PredecessorSays::Garbage("STATE that was not promised".into()),
+            FromPredecessor::State(state) => {
+                self.state = Some(state);
+                PredecessorSays::State
+            }
             FromPredecessor::Commit => PredecessorSays::Commit,
             FromPredecessor::Abort(reason) => PredecessorSays::Abort(reason),
             FromPredecessor::Released { upgrade_requested } => {

@@ -1,0 +1,80 @@
+//! The predecessor's state, as the successor's host takes it: a sealed memfd, promised in HELLO and sent when the old host has
+//! written it. None, empty and lost are three things.
+
+use crate::error::{Error, Result};
+use crate::flip::lock;
+use crate::latch::Latch;
+use crate::sys::fd;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Where it waits for the host.
+#[derive(Debug)]
+pub(crate) struct State {
+    slot: Mutex<Slot>,
+    /// Fires when the slot is no longer [`Slot::Promised`].
+    settled: Latch,
+}
+
+#[derive(Debug)]
+enum Slot {
+    None,
+    Promised,
+    Arrived(OwnedFd),
+    Lost,
+}
+
+impl State {
+    /// `promised`: HELLO said that it will come.
+    pub fn new(promised: bool) -> Result<State> {
+        let slot = Mutex::new(if promised { Slot::Promised } else { Slot::None });
+        Ok(State { slot, settled: Latch::new()? })
+    }
+
+    /// STATE came.
+    pub fn arrived(&self, state: OwnedFd) {
+        *lock(&self.slot) = Slot::Arrived(state);
+        self.settled.fire(0);
+    }
+
+    /// The predecessor is dead: what has not come by now never will.
+    pub fn lost(&self) {
+        let mut slot = lock(&self.slot);
+        if matches!(*slot, Slot::Promised) {
+            *slot = Slot::Lost;
+        }
+        drop(slot);
+        self.settled.fire(0);
+    }
+
+    /// Waits for it: read-only, with an offset of its own at 0. `ENOENT`: none was promised; `ECONNRESET`: promised and lost.
+    pub fn take(&self, freed: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
+        loop {
+            match &*lock(&self.slot) {
+                Slot::None => return Err(Error::NotFound("the predecessor promised no state".into())),
+                Slot::Lost => {
+                    return Err(Error::StateLost(
+                        "the state that the predecessor promised was lost with it".into(),
+                    ));
+                }
+                Slot::Arrived(state) => {
+                    return fd::reopen_read_only(state.as_fd())
+                        .map_err(|errno| Error::system("cannot open the predecessor's state", errno));
+                }
+                Slot::Promised => {}
+            }
+            let mut fds =
+                [PollFd::new(self.settled.reader(), PollFlags::POLLIN), PollFd::new(freed, PollFlags::POLLIN)];
+            match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
+                Ok(0) => return Err(Error::TimedOut),
+                Ok(_) if fds[0].any().unwrap_or(false) => {}
+                Ok(_) => return Err(Error::Canceled("the handle was freed meanwhile".into())),
+                Err(Errno::EINTR) => return Err(Error::Interrupted),
+                Err(errno) => return Err(Error::system("cannot wait for the predecessor's state", errno)),
+            }
+        }
+    }
+}
