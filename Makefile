@@ -17,7 +17,7 @@ WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
-C_EXAMPLES := first hello_threads http_v1 http_v2 http_crash http_hang
+C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
 .PHONY: help setup build header examples demo check test deep install uninstall clean
 .DEFAULT_GOAL := help
