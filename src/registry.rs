@@ -161,7 +161,7 @@ impl Registry {
             Frozen::Released => {
                 return Err(Error::Upgrade {
                     failure: Failure::Stopping,
-                    text: format!("cannot listen on {address}: everything was handed to the successor"),
+                    text: format!("cannot listen on {address}: this process stops"),
                 });
             }
         }
