@@ -113,10 +113,20 @@ impl Stage {
         self.host.process.wait_for_output(text, SOON);
     }
 
-    /// Two connections that always have one request under way, each of which takes the server 2 ms.
+    /// Two connections that always have one request under way, each of which takes the server 2 ms. It has begun.
     pub fn load(&self) -> Load {
         let config = Config::http(self.host.address.clone()).connections(1).streams(1).path("/slow/2");
-        Load::start(config).expect("a load")
+        let load = Load::start(config).expect("a load");
+        wait_until("the first answers", SOON, || load.snapshot().answered > 1);
+        load
+    }
+
+    /// The load has met that process, and nothing of it has failed.
+    #[track_caller]
+    pub fn assert_unbroken(&self, load: Load, pid: i32) {
+        let met = || load.seen().iter().any(|seen| seen.identity.pid == pid);
+        wait_until(&format!("the load has met process {pid}"), SOON, met);
+        load.stop().assert_clean();
     }
 
     /// No child is left, and none that is dead and unreaped.

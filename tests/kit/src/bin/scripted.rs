@@ -4,8 +4,9 @@
 //!   scripted predecessor STEP,… PROGRAM    starts PROGRAM as its successor
 //!
 //! A message by its name says it: READY, COMMIT, WITHDRAWN:REASON, ABORT:REASON, RELEASED:0, RELEASED:1, EXTEND:MS. Further
-//! steps: hear:NAME (the next message has to be that one), hear-end, garbage, unknown (a message of a later release),
-//! close (the channel), wait:FILE and go:FILE (in the folder SCRIPTED_DIR), exit:N, kill, hang, ignore-term. Of a successor:
+//! steps: hear:NAME (the next message has to be that one), hear-end, garbage, foreign (COMMIT, a predecessor's to say), unknown
+//! (a message of a later release),
+//! close (the channel), wait:FILE and go:FILE (in the folder SCRIPTED_DIR), sleep:MS, exit:N, kill, hang, ignore-term. Of a successor:
 //! serve (HTTP, on the first descriptor, from then on). Of a predecessor: deadline:MS (in HELLO), nonce (a wrong one),
 //! pid:N (in the variables), hello:GENERATION, start, reap. After the last step it exits with 0.
 //!
@@ -45,8 +46,10 @@ fn as_successor<'a>(successor: ScriptedSuccessor, steps: impl Iterator<Item = &'
         if step == "serve" {
             let listener = TcpListener::from(listener.take().expect("a listener"));
             std::thread::spawn(move || serve(&listener, generation));
+        } else if step == "close" {
+            peer = None;
         } else {
-            take(step, &mut peer);
+            take(step, peer.as_ref());
         }
         say(&format!("did {step}"));
     }
@@ -92,7 +95,8 @@ fn as_predecessor<'a>(program: &str, steps: impl Iterator<Item = &'a str>) {
                     None => say(&format!("reaped {}", status.code().unwrap_or(-1))),
                 }
             }
-            _ => take(step, &mut peer),
+            ("close", _) => peer = None,
+            _ => take(step, peer.as_ref().or(unstarted.as_ref().map(|unstarted| &unstarted.peer))),
         }
         say(&format!("did {step}"));
     }
@@ -103,8 +107,8 @@ fn before(unstarted: &mut Option<ScriptedPredecessor>) -> &mut ScriptedPredecess
 }
 
 /// What both sides can do.
-fn take(step: &str, peer: &mut Option<Peer>) {
-    let channel = || peer.as_ref().expect("an open channel");
+fn take(step: &str, peer: Option<&Peer>) {
+    let channel = || peer.expect("an open channel");
     let (word, value) = step.split_once(':').unwrap_or((step, ""));
     match word {
         "hear" => {
@@ -117,13 +121,14 @@ fn take(step: &str, peer: &mut Option<Peer>) {
             assert!(heard.is_none(), "{heard:?} instead of the end");
         }
         "garbage" => channel().say_raw(b"GET / HTTP/1.1", &[]).expect("sent"),
+        "foreign" => channel().say_raw(&record(3, 0, &[]), &[]).expect("sent"),
         "unknown" => {
-            let side = if std::env::args().nth(1).as_deref() == Some("successor") { 0x8000 } else { 0 };
+            let side = if is_successor() { 0x8000 } else { 0 };
             channel().say_raw(&record(side | 0x7f, 0, &[]), &[]).expect("sent");
         }
-        "close" => drop(peer.take()),
         "wait" => wait_until(&format!("the file {value}"), PATIENCE, || file(value).exists()),
         "go" => std::fs::write(file(value), "").expect("a file"),
+        "sleep" => std::thread::sleep(Duration::from_millis(value.parse().expect("milliseconds"))),
         "exit" => std::process::exit(value.parse().expect("a status")),
         "kill" => testkit::process::signal(std::process::id() as i32, testkit::process::Signal::SIGKILL),
         "hang" => loop {
@@ -136,12 +141,20 @@ fn take(step: &str, peer: &mut Option<Peer>) {
             let further = u8::from(value == "1");
             channel().say_with(word, &[Field::new(tag::UPGRADE_REQUESTED, [further])], &[]);
         }
+        "EXTEND" if !is_successor() => {
+            let at = monotonic_ns() + value.parse::<u64>().expect("milliseconds") * 1_000_000;
+            channel().say_with(word, &[Field::new(tag::COMMIT_DEADLINE, at.to_le_bytes())], &[]);
+        }
         "EXTEND" => {
             let ms: u64 = value.parse().expect("milliseconds");
             channel().say_with(word, &[Field::new(tag::MS, ms.to_le_bytes())], &[]);
         }
         name => channel().say(name),
     }
+}
+
+fn is_successor() -> bool {
+    std::env::args().nth(1).as_deref() == Some("successor")
 }
 
 fn file(name: &str) -> PathBuf {
