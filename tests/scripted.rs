@@ -204,7 +204,7 @@ fn a_successor_takes_over_from_a_predecessor_that_dies() {
 /// The host is left to itself: it can be upgraded.
 fn upgrades_and_ends(name: &str, pair: &Successor, pid: i32) {
     assert_eq!(pair.ask(pid, "/env/HOST_BEFORE_READY").rc, 0);
-    let called = pair.ask(pid, "/upgrade");
+    let called = pair.upgrade(pid);
     assert!(called.rc > 0, "{name}: {called:?}\n{}", pair.output());
     let next = called.rc as i32;
     pair.family.wait_gone(pid, SOON);
@@ -254,7 +254,7 @@ fn a_request_that_released_carries_leads_to_exactly_one_upgrade() {
     pair.go("die");
     pair.predecessor.wait(SOON);
     // Were there a third on its way, this would be -EALREADY or give the fourth.
-    let called = pair.ask(who.pid, "/upgrade");
+    let called = pair.upgrade(who.pid);
     assert!(called.rc > 0, "{called:?}\n{}", pair.output());
     pair.family.wait_gone(who.pid, SOON);
     let last = pair.who();

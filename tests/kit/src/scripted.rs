@@ -1,6 +1,6 @@
 //! Hosts and scripted peers on one stage: who says what when, and who serves afterwards.
 
-use crate::deadline::{scaled, wait_until};
+use crate::deadline::{scaled, wait_for, wait_until};
 use crate::host::{Called, Host, SOON, Who, c_program};
 use crate::load::{Address, Config, Load, get};
 use crate::process::{Family, Proc, Process, kit_program, temp_dir};
@@ -62,11 +62,20 @@ fn folder() -> (tempfile::TempDir, String) {
 impl Stage {
     /// Starts a host with these variables; `DIR` in a value is the folder of the files that [`Stage::go`] makes.
     pub fn new(environment: &[(&str, &str)]) -> Stage {
+        Stage::until("ready 0", environment)
+    }
+
+    /// The same with a host that listens and may not be ready yet.
+    pub fn starting(environment: &[(&str, &str)]) -> Stage {
+        Stage::until("listening ", environment)
+    }
+
+    fn until(line: &str, environment: &[(&str, &str)]) -> Stage {
         let family = Family::new();
         let (folder, path) = folder();
         let environment = with_folder(environment, &path);
         let environment: Vec<_> = environment.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-        let host = Host::start(&family, &environment);
+        let host = Host::start_until(&family, &c_program("tests/c/host.c", &[]), &environment, line);
         Stage { family, host, folder }
     }
 
@@ -80,6 +89,11 @@ impl Stage {
     pub fn ask_meanwhile(&self, pid: i32, path: &str) -> std::thread::JoinHandle<Called> {
         let (address, path) = (control(&self.folder, pid), path.to_string());
         std::thread::spawn(move || called(&address, &path))
+    }
+
+    /// Has it call flip_free; it may exit before it has answered.
+    pub fn free(&self, pid: i32) {
+        free(&self.folder, pid);
     }
 
     /// The next upgrade of this generation starts a scripted successor.
@@ -99,7 +113,12 @@ impl Stage {
 
     /// Lets go on who waits for this.
     pub fn go(&self, name: &str) {
-        std::fs::write(self.folder.path().join(name), "").expect("a file");
+        std::fs::write(self.file(name), "").expect("a file");
+    }
+
+    /// The file that [`Stage::go`] makes.
+    pub fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().expect("UTF-8").into()
     }
 
     /// What everybody has written.
@@ -143,7 +162,7 @@ impl Stage {
     pub fn assert_upgrades(&self, pid: i32) -> Who {
         self.ask(pid, "/env/HOST_BEFORE_READY");
         self.unscript(pid);
-        let called = self.ask(pid, "/upgrade");
+        let called = upgrade(&self.folder, pid);
         assert!(called.rc > 0, "the next upgrade: {called:?}\n{}", self.output());
         let who = self.host.wait_for_other(pid);
         assert_eq!(i64::from(who.pid), called.rc);
@@ -207,6 +226,17 @@ impl Successor {
         ask(&self.folder, pid, path)
     }
 
+    /// Has it call flip_free; it may exit before it has answered.
+    pub fn free(&self, pid: i32) {
+        free(&self.folder, pid);
+    }
+
+    /// Upgrades a generation as soon as its predecessor has released it.
+    #[track_caller]
+    pub fn upgrade(&self, pid: i32) -> Called {
+        upgrade(&self.folder, pid)
+    }
+
     /// The pid of the host, once it has started.
     #[track_caller]
     pub fn pid(&self) -> i32 {
@@ -249,6 +279,20 @@ fn ask(folder: &tempfile::TempDir, pid: i32, path: &str) -> Called {
     let socket = folder.path().join(pid.to_string());
     wait_until(&format!("process {pid} can be asked"), SOON, || socket.exists());
     called(&control(folder, pid), path)
+}
+
+/// Whoever serves may still have RELEASED to read, or its predecessor's death to see.
+#[track_caller]
+fn upgrade(folder: &tempfile::TempDir, pid: i32) -> Called {
+    wait_for(&format!("process {pid} was released"), SOON, || {
+        Some(ask(folder, pid, "/upgrade")).filter(|called| called.rc != -i64::from(libc::EAGAIN))
+    })
+}
+
+fn free(folder: &tempfile::TempDir, pid: i32) {
+    let socket = folder.path().join(pid.to_string());
+    wait_until(&format!("process {pid} can be asked"), SOON, || socket.exists());
+    let _ = get(&control(folder, pid), "/free", scaled(SOON));
 }
 
 fn called(address: &Address, path: &str) -> Called {
