@@ -20,18 +20,21 @@ const DETACH: &str = "/request/3";
 
 /// The host waits before flip_ready for the file `ready`.
 const LATER: (&str, &str) = ("HOST_BEFORE_READY", "wait:DIR/ready");
-/// Says what it refuses.
-const LOG: (&str, &str) = ("SHELLFLIP_LOG", "info");
+/// Says what it refuses, and what it was asked and told.
+const LOG: (&str, &str) = ("SHELLFLIP_LOG", "debug");
 
 #[track_caller]
 fn assert_refused(called: &Called, (errno, failure): (i32, i64)) {
     assert_eq!((called.rc, called.failure), (-i64::from(errno), failure), "{called:?}");
 }
 
-/// A signal, several times: they count as one.
-fn ask_by_signal(pid: i32) {
+/// A signal, several times, each of which has arrived.
+fn ask_by_signal(pid: i32, output: impl Fn() -> String) {
+    let line = format!("shellflip[{pid}]: Ask(Upgrade, Unanswered) in ");
     for _ in 0..3 {
+        let before = output().matches(&line).count();
         signal(pid, Signal::SIGUSR1);
+        testkit::wait_until("the signal has arrived", SOON, || output().matches(&line).count() > before);
     }
 }
 
@@ -111,9 +114,9 @@ fn starting_an_upgrade_by_call_and_a_detach_are_refused() {
 #[test]
 fn starting_an_upgrade_by_signal_is_remembered_once() {
     let _limit = limit(Duration::from_secs(60));
-    let stage = Stage::starting(&[LATER]);
+    let stage = Stage::starting(&[LATER, LOG]);
     let pid = stage.host.process.pid();
-    ask_by_signal(pid);
+    ask_by_signal(pid, || stage.output());
     stage.go("ready");
     let who = followed(&stage, pid, 1);
     assert_last(&stage, &who);
@@ -157,7 +160,7 @@ fn waiting_a_stop_or_free_withdraws() {
 fn waiting_and_live_upgrades_by_call_and_a_detach_are_refused() {
     let _limit = limit(Duration::from_secs(60));
     let steps = "hello:1,start,hear:READY,wait:on,COMMIT,hear:LIVE,wait:release,RELEASED:0,wait:die,exit:0";
-    let mut pair = Successor::new(&[LOG], steps);
+    let mut pair = Successor::new(&[("SHELLFLIP_LOG", "info")], steps);
     let pid = pair.pid();
     let line = "not ready yet: flip_ready has not returned, or the predecessor has not released";
     pair.wait("scripted heard READY");
@@ -187,13 +190,13 @@ fn waiting_and_live_upgrades_by_signal_are_remembered_until_released() {
     for state in ["scripted heard READY", "ready 0 "] {
         let steps =
             "hello:1,start,hear:READY,wait:on,COMMIT,hear:LIVE,wait:release,RELEASED:0,wait:die,exit:0";
-        let mut pair = Successor::new(&[], steps);
+        let mut pair = Successor::new(&[LOG], steps);
         let first = pair.pid();
         if state == "ready 0 " {
             pair.go("on");
         }
         pair.wait(state);
-        ask_by_signal(first);
+        ask_by_signal(first, || pair.output());
         pair.go("on");
         pair.wait("ready 0 ");
         assert_eq!(pair.who().pid, first);
@@ -274,7 +277,7 @@ fn ready_with_too_many_that_drain_refuses_a_call_and_remembers_a_signal() {
         let called = stage.ask(third.pid, "/upgrade");
         (called.rc, called.failure) == (-i64::from(DRAINING.0), DRAINING.1)
     });
-    ask_by_signal(third.pid);
+    ask_by_signal(third.pid, || stage.output());
     assert_refused(&stage.ask(third.pid, "/upgrade"), DRAINING);
     assert_eq!(stage.host.who(), third);
     drop(first_connection);
@@ -371,14 +374,14 @@ fn before_commit_a_stop_does_not_wait_for_a_successor_that_hangs() {
 #[test]
 fn before_commit_a_second_call_is_refused_and_a_signal_leads_to_one_follow_up() {
     let _limit = limit(Duration::from_secs(60));
-    let stage = Stage::new(&[]);
+    let stage = Stage::new(&[LOG]);
     let first = stage.host.who();
     let load = stage.load();
     stage.script(first.pid, "wait:fail,exit:1");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     testkit::wait_until("it is under way", SOON, || stage.ask(first.pid, "/successor").rc > 0);
     assert_refused(&stage.ask(first.pid, "/upgrade"), IN_PROGRESS);
-    ask_by_signal(first.pid);
+    ask_by_signal(first.pid, || stage.output());
     stage.unscript(first.pid);
     stage.go("fail");
     let called = upgrade.join().expect("an answer");
@@ -396,7 +399,7 @@ fn before_commit_a_follow_up_that_fails_is_not_tried_again() {
     stage.script(first.pid, "wait:fail,exit:1");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     testkit::wait_until("it is under way", SOON, || stage.ask(first.pid, "/successor").rc > 0);
-    ask_by_signal(first.pid);
+    ask_by_signal(first.pid, || stage.output());
     stage.go("fail");
     upgrade.join().expect("an answer");
     let failed = "upgrade failed: new process ";
@@ -408,13 +411,13 @@ fn before_commit_a_follow_up_that_fails_is_not_tried_again() {
 #[test]
 fn a_signal_during_an_upgrade_leads_to_exactly_one_follow_up() {
     let _limit = limit(Duration::from_secs(60));
-    let stage = Stage::new(&[]);
+    let stage = Stage::new(&[LOG]);
     let first = stage.host.who();
     let load = stage.load();
     stage.ask(first.pid, &format!("/env/HOST_BEFORE_READY/wait:{}", stage.file("ready").replace('/', "%2F")));
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     stage.wait("generation=1\n");
-    ask_by_signal(first.pid);
+    ask_by_signal(first.pid, || stage.output());
     stage.go("ready");
     let called = upgrade.join().expect("an answer");
     assert!(called.rc > 0, "{called:?}");
@@ -489,7 +492,7 @@ fn after_commit_a_call_and_a_detach_are_refused_and_a_signal_is_carried_on() {
         assert_eq!(stage.ask(first.pid, DETACH).rc, 0);
         testkit::wait_until("the detach is refused", SOON, || stage.output().matches(line).count() > before);
         if asks {
-            ask_by_signal(first.pid);
+            ask_by_signal(first.pid, || stage.output());
         }
         stage.go("live");
         let called = upgrade.join().expect("an answer");
@@ -508,13 +511,14 @@ fn after_commit_a_call_and_a_detach_are_refused_and_a_signal_is_carried_on() {
 #[test]
 fn after_commit_free_waits_for_live_and_hands_over() {
     let _limit = limit(Duration::from_secs(60));
-    let stage = Stage::new(&[]);
+    let stage = Stage::new(&[LOG]);
     let first = stage.host.who();
     stage.script(first.pid, HELD);
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     stage.wait("scripted heard COMMIT");
     std::thread::scope(|scope| {
         scope.spawn(|| stage.free(first.pid));
+        stage.wait(": Free in Upgrading(Committed");
         stage.go("live");
     });
     stage.wait("scripted heard RELEASED");
