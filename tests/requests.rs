@@ -58,6 +58,11 @@ fn assert_last(stage: &Stage, who: &Who) {
     assert_eq!(started as i64, next.generation + 1, "{}", stage.output());
 }
 
+/// Waits until this generation knows that its successor runs; before, it would end it by SIGKILL alone.
+fn wait_until_spawned(stage: &Stage, pid: i32) {
+    testkit::wait_until("the successor runs", SOON, || stage.ask(pid, "/successor").rc > 0);
+}
+
 /// A connection that this generation has accepted and that stays open.
 fn hold(host: &Host, pid: i32) -> TcpStream {
     let Address::Tcp(address) = host.address else { panic!("{}", host.address) };
@@ -335,6 +340,7 @@ fn before_commit_a_stop_or_detach_ends_the_successor_first() {
         stage.script(first.pid, "ignore-term,hear:ABORT,wait:gone,exit:0");
         let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
         stage.wait("scripted did ignore-term");
+        wait_until_spawned(&stage, first.pid);
         for request in requests {
             assert_eq!(stage.ask(first.pid, request).rc, 0);
         }
@@ -362,6 +368,7 @@ fn before_commit_a_stop_does_not_wait_for_a_successor_that_hangs() {
     stage.script(first.pid, "ignore-term,hear:ABORT,hang");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     stage.wait("scripted did ignore-term");
+    wait_until_spawned(&stage, first.pid);
     let began = Instant::now();
     signal(first.pid, Signal::SIGTERM);
     assert_refused(&upgrade.join().expect("an answer"), STOPPING);
@@ -379,7 +386,7 @@ fn before_commit_a_second_call_is_refused_and_a_signal_leads_to_one_follow_up() 
     let load = stage.load();
     stage.script(first.pid, "wait:fail,exit:1");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
-    testkit::wait_until("it is under way", SOON, || stage.ask(first.pid, "/successor").rc > 0);
+    wait_until_spawned(&stage, first.pid);
     assert_refused(&stage.ask(first.pid, "/upgrade"), IN_PROGRESS);
     ask_by_signal(first.pid, || stage.output());
     stage.unscript(first.pid);
@@ -398,7 +405,7 @@ fn before_commit_a_follow_up_that_fails_is_not_tried_again() {
     let first = stage.host.who();
     stage.script(first.pid, "wait:fail,exit:1");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
-    testkit::wait_until("it is under way", SOON, || stage.ask(first.pid, "/successor").rc > 0);
+    wait_until_spawned(&stage, first.pid);
     ask_by_signal(first.pid, || stage.output());
     stage.go("fail");
     upgrade.join().expect("an answer");
@@ -434,7 +441,7 @@ fn before_commit_free_ends_the_successor_and_returns() {
     let first = stage.host.who();
     stage.script(first.pid, "hear:ABORT,exit:0");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
-    testkit::wait_until("it is under way", SOON, || stage.ask(first.pid, "/successor").rc > 0);
+    wait_until_spawned(&stage, first.pid);
     stage.free(first.pid);
     drop(upgrade.join());
     stage.family.assert_none_left(SOON);
