@@ -88,7 +88,7 @@ fn starting_a_stop_makes_flip_ready_fail() {
         let mut stage = Stage::starting(&[LATER, LOG]);
         let pid = stage.host.process.pid();
         match how {
-            "by call" => assert_eq!(stage.ask(pid, STOP).rc, 0),
+            "by call" => stage.tell(pid, STOP),
             "SIGTERM" => signal(pid, Signal::SIGTERM),
             _ => signal(pid, Signal::SIGINT),
         }
@@ -131,7 +131,7 @@ fn starting_an_upgrade_by_signal_is_remembered_once() {
 fn starting_free_gives_up() {
     let _limit = limit(Duration::from_secs(60));
     let mut stage = Stage::starting(&[LATER]);
-    stage.free(stage.host.process.pid());
+    stage.tell(stage.host.process.pid(), "/free");
     stage.go("ready");
     assert_eq!(stage.host.process.wait(SOON).code(), Some(4));
     assert!(stage.output().contains("\nready -9 "), "{}", stage.output());
@@ -149,10 +149,7 @@ fn waiting_a_stop_or_free_withdraws() {
         let pair = Successor::new(&[], "hello:1,start,hear:READY,hear:WITHDRAWN,reap");
         let pid = pair.pid();
         pair.wait("scripted heard READY");
-        match request {
-            "/free" => pair.free(pid),
-            request => assert_eq!(pair.ask(pid, request).rc, 0),
-        }
+        pair.tell(pid, request);
         pair.wait("scripted reaped 4 ");
         let output = pair.output();
         assert!(output.contains(&format!("heard WITHDRAWN reason={reason:?}")), "{output}");
@@ -184,7 +181,7 @@ fn waiting_and_live_upgrades_by_call_and_a_detach_are_refused() {
     let called = pair.upgrade(pid);
     assert!(called.rc > 0, "{called:?}");
     pair.family.wait_gone(pid, SOON);
-    assert_eq!(pair.ask(called.rc as i32, STOP).rc, 0);
+    pair.tell(called.rc as i32, STOP);
     pair.family.assert_none_left(SOON);
     assert_eq!(pair.output().matches("init 0 ").count(), 2, "{}", pair.output());
 }
@@ -214,7 +211,7 @@ fn waiting_and_live_upgrades_by_signal_are_remembered_until_released() {
         let called = pair.upgrade(second.pid);
         assert!(called.rc > 0, "{state}: {called:?}");
         pair.family.wait_gone(second.pid, SOON);
-        assert_eq!(pair.ask(called.rc as i32, STOP).rc, 0);
+        pair.tell(called.rc as i32, STOP);
         pair.family.assert_none_left(SOON);
         assert_eq!(pair.output().matches("init 0 ").count(), 3, "{state}: {}", pair.output());
     }
@@ -229,10 +226,7 @@ fn live_a_stop_or_free_ends_it_and_tells_the_predecessor() {
         let pair = Successor::new(&[], "hello:1,start,hear:READY,COMMIT,hear:LIVE,hear:STOPPING,reap");
         let pid = pair.pid();
         pair.wait("ready 0 ");
-        match request {
-            "/free" => pair.free(pid),
-            request => assert_eq!(pair.ask(pid, request).rc, 0),
-        }
+        pair.tell(pid, request);
         pair.wait("scripted heard STOPPING");
         pair.wait("scripted reaped 0 ");
         assert!(request == "/free" || pair.output().contains("shutdown 2 "), "{}", pair.output());
@@ -250,7 +244,7 @@ fn ready_a_stop_ends_it() {
         let pid = stage.host.process.pid();
         match how {
             Some(number) => signal(pid, number),
-            None => assert_eq!(stage.ask(pid, STOP).rc, 0),
+            None => stage.tell(pid, STOP),
         }
         assert_eq!(stage.host.process.wait(SOON).code(), Some(0), "{how:?}");
         assert!(stage.output().contains("shutdown 2 ") && stage.output().contains("drain 0 "));
@@ -322,7 +316,7 @@ fn detached_free_frees() {
     let pid = stage.host.process.pid();
     assert_eq!(stage.ask(pid, DETACH).rc, 0);
     stage.wait("\nshutdown 3 ");
-    stage.free(pid);
+    stage.tell(pid, "/free");
     stage.family.assert_none_left(SOON);
 }
 
@@ -442,7 +436,7 @@ fn before_commit_free_ends_the_successor_and_returns() {
     stage.script(first.pid, "hear:ABORT,exit:0");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     wait_until_spawned(&stage, first.pid);
-    stage.free(first.pid);
+    stage.tell(first.pid, "/free");
     drop(upgrade.join());
     stage.family.assert_none_left(SOON);
     assert!(!stage.output().contains("shutdown 1 "), "{}", stage.output());
@@ -460,7 +454,7 @@ fn after_commit_a_stop_is_passed_on() {
     stage.script(first.pid, "READY,hear:COMMIT,hear:STOP,exit:0");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     stage.wait("scripted heard COMMIT");
-    assert_eq!(stage.ask(first.pid, STOP).rc, 0);
+    stage.tell(first.pid, STOP);
     assert_refused(&upgrade.join().expect("an answer"), STOPPING);
     stage.wait("scripted heard STOP");
     stage.wait("\nshutdown 2 ");
@@ -524,7 +518,7 @@ fn after_commit_free_waits_for_live_and_hands_over() {
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     stage.wait("scripted heard COMMIT");
     std::thread::scope(|scope| {
-        scope.spawn(|| stage.free(first.pid));
+        scope.spawn(|| stage.tell(first.pid, "/free"));
         stage.wait(": Free in Upgrading(Committed");
         stage.go("live");
     });
@@ -544,7 +538,7 @@ fn after_commit_free_releases_at_the_live_deadline() {
     stage.script(first.pid, "READY,hear:COMMIT,hear:RELEASED,serve,wait:end");
     let upgrade = stage.ask_meanwhile(first.pid, "/upgrade");
     stage.wait("scripted heard COMMIT");
-    stage.free(first.pid);
+    stage.tell(first.pid, "/free");
     stage.wait("scripted did serve");
     stage.family.wait_gone(first.pid, SOON);
     drop(upgrade.join());
@@ -582,10 +576,10 @@ fn draining_after_a_stop_a_second_one_cuts_it_to_two_seconds() {
     let stage = Stage::new(&[]);
     let first = stage.host.who();
     let connection = hold(&stage.host, first.pid);
-    assert_eq!(stage.ask(first.pid, STOP).rc, 0);
+    stage.tell(first.pid, STOP);
     stage.wait("\nshutdown 2 ");
     assert_refused(&stage.ask(first.pid, "/upgrade"), STOPPING);
-    cut(&stage, first.pid, |pid| assert_eq!(stage.ask(pid, STOP).rc, 0));
+    cut(&stage, first.pid, |pid| stage.tell(pid, STOP));
     drop(connection);
     stage.family.assert_none_left(SOON);
 }
@@ -608,7 +602,7 @@ fn draining_free_frees() {
     let connection = hold(&stage.host, first.pid);
     let second = stage.assert_upgrades(first.pid);
     stage.wait("\nshutdown 1 ");
-    stage.free(first.pid);
+    stage.tell(first.pid, "/free");
     stage.family.wait_gone(first.pid, SOON);
     drop(connection);
     stage.end(second.pid);

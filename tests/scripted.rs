@@ -210,7 +210,7 @@ fn upgrades_and_ends(name: &str, pair: &Successor, pid: i32) {
     pair.family.wait_gone(pid, SOON);
     let who = pair.who();
     assert_eq!((who.pid, who.generation), (next, 2), "{name}");
-    assert_eq!(pair.ask(next, "/request/2").rc, 0);
+    pair.tell(next, "/request/2");
     pair.family.assert_none_left(SOON);
 }
 
@@ -259,7 +259,7 @@ fn a_request_that_released_carries_leads_to_exactly_one_upgrade() {
     pair.family.wait_gone(who.pid, SOON);
     let last = pair.who();
     assert_eq!((i64::from(last.pid), last.generation), (called.rc, 3));
-    assert_eq!(pair.ask(last.pid, "/request/2").rc, 0);
+    pair.tell(last.pid, "/request/2");
     pair.family.assert_none_left(SOON);
     assert_eq!(pair.output().matches("init 0 ").count(), 3, "{}", pair.output());
 }
@@ -311,7 +311,7 @@ fn a_shell_between_predecessor_and_host_makes_no_successor() {
     let who = pair.who();
     assert_eq!(who.generation, 0);
     assert_ne!(who.pid, pair.pid());
-    assert_eq!(pair.ask(who.pid, "/request/2").rc, 0);
+    pair.tell(who.pid, "/request/2");
     pair.wait("scripted reaped 0 ");
     pair.family.assert_none_left(SOON);
 }
@@ -331,7 +331,7 @@ fn a_child_of_a_successor_does_not_take_itself_for_one() {
     assert_ne!(child, pid);
     assert!(output.contains(&format!("init 0 pid={pid} generation=1")), "{output}");
     for pid in [child, pid] {
-        assert_eq!(pair.ask(pid, "/request/2").rc, 0);
+        pair.tell(pid, "/request/2");
         pair.family.wait_gone(pid, SOON);
     }
     pair.family.assert_none_left(SOON);
