@@ -323,7 +323,7 @@ fn a_child_of_a_successor_does_not_take_itself_for_one() {
     let mut pair = Successor::new(&[("HOST_BEFORE_READY", "child")], steps);
     let pid = pair.pid();
     pair.predecessor.wait(SOON);
-    pair.wait("generation=0\nready 0 ");
+    testkit::wait_until("both serve", SOON, || pair.output().matches("ready 0 ").count() == 2);
     let output = pair.output();
     let child =
         output.lines().find_map(|line| line.strip_prefix("init 0 pid=")?.strip_suffix(" generation=0"));
