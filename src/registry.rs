@@ -226,7 +226,7 @@ impl Registry {
         let (failure, why) = match self.frozen {
             Frozen::Open => return Ok(()),
             Frozen::Upgrading => (Failure::InProgress, "an upgrade is under way"),
-            Frozen::Released => (Failure::Stopping, "this process is stopping"),
+            Frozen::Released => (Failure::Stopping, "this process stops"),
         };
         Err(Error::upgrade(failure, format!("{}: {why}", what())))
     }

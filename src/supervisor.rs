@@ -19,7 +19,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::reply::Reply;
 use crate::signals;
-use crate::sys::{fd, thread};
+use crate::sys::{fault, fd, thread};
 use crate::upgrade::{Event, Machine, Origin, Request, Timer};
 pub(crate) use actions::outlives;
 use crossbeam_channel::Receiver;
@@ -43,6 +43,10 @@ const GRACE: Duration = Duration::from_secs(10);
 const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 /// From SIGKILL to its pidfd.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn grace() -> Duration {
+    fault::time_out("SHELLFLIP_TEST_GRACE_MS", GRACE)
+}
 
 /// What the host's threads ask.
 #[derive(Debug)]
@@ -170,15 +174,16 @@ impl Supervisor {
     fn turn(&mut self) {
         self.wait();
         let _ = fd::eventfd_drain(self.inner.wake.as_fd());
-        self.take_commands();
-        for request in signals::take_requests() {
-            self.feed(Event::Ask(request, Origin::Unanswered));
-        }
+        // What has happened comes before what is asked: a RELEASED that is there to be read makes an upgrade possible.
         self.take_spawn_report();
         self.listen_to_predecessor();
         self.listen_to_successor();
         self.look_after_the_old();
         self.reap();
+        self.take_commands();
+        for request in signals::take_requests() {
+            self.feed(Event::Ask(request, Origin::Unanswered));
+        }
         self.expire();
         self.look_after_the_drain();
     }
@@ -262,9 +267,9 @@ impl Supervisor {
                 Timer::Upgrade => self.upgrade_deadline,
                 Timer::Commit => self.commit_deadline,
                 Timer::Spawn => Instant::now() + SPAWN_TIMEOUT,
-                Timer::Live => Instant::now() + LIVE_TIMEOUT,
-                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + GRACE,
-                Timer::Term => Instant::now() + TERM_TIMEOUT,
+                Timer::Live => Instant::now() + fault::time_out("SHELLFLIP_TEST_LIVE_MS", LIVE_TIMEOUT),
+                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + grace(),
+                Timer::Term => Instant::now() + fault::time_out("SHELLFLIP_TEST_TERM_MS", TERM_TIMEOUT),
                 Timer::Kill => Instant::now() + KILL_TIMEOUT,
             };
             self.timers.entry(timer).or_insert(at);

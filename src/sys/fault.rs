@@ -8,6 +8,8 @@
 //! next generation gets the value of `SHELLFLIP_FAULT_NEXT` as its `SHELLFLIP_FAULT`.
 
 use nix::errno::Errno;
+#[cfg(not(feature = "faults"))]
+use std::time::Duration;
 
 /// A system call or step named `point` is about to happen; an error stands for its failure.
 #[inline(always)]
@@ -16,14 +18,22 @@ pub fn at(_point: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// How long a time-out of the library's own is: `normal`, or in tests the milliseconds of that variable.
+#[inline(always)]
+#[cfg(not(feature = "faults"))]
+pub fn time_out(_variable: &str, normal: Duration) -> Duration {
+    normal
+}
+
 #[cfg(feature = "faults")]
-pub use enabled::at;
+pub use enabled::{at, time_out};
 
 #[cfg(feature = "faults")]
 mod enabled {
     use super::Errno;
     use std::io::Write;
     use std::sync::{Mutex, OnceLock};
+    use std::time::Duration;
 
     struct Fault {
         point: String,
@@ -48,6 +58,12 @@ mod enabled {
         })
     }
 
+    /// See the other one.
+    pub fn time_out(variable: &str, normal: Duration) -> Duration {
+        let ms = std::env::var(variable).ok().and_then(|ms| ms.parse().ok());
+        ms.map_or(normal, Duration::from_millis)
+    }
+
     /// See the other one: this is what the tests run.
     pub fn at(point: &str) -> Result<(), Errno> {
         let action = {
@@ -70,7 +86,7 @@ mod enabled {
         match action.split_once(':') {
             Some(("fail", number)) => return Err(Errno::from_raw(number.parse().unwrap_or(libc::EIO))),
             Some(("sleep", ms)) => {
-                std::thread::sleep(std::time::Duration::from_millis(ms.parse().unwrap_or(0)));
+                std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
             }
             // SAFETY: kill and _exit touch no memory of ours.
             _ => unsafe {

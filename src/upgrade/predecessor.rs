@@ -229,8 +229,12 @@ impl Machine {
             SuccessorSays::Withdrawn(text) => {
                 self.end_successor(Why::Withdrawn(text), false, Then::ServeOn, out)
             }
-            SuccessorSays::Live | SuccessorSays::Stopping => {
+            SuccessorSays::Live => {
                 self.end_successor(Why::Protocol("LIVE before COMMIT".into()), false, Then::ServeOn, out);
+            }
+            SuccessorSays::Stopping => {
+                let why = Why::Protocol("STOPPING before COMMIT".into());
+                self.end_successor(why, false, Then::ServeOn, out);
             }
             SuccessorSays::Garbage(text) => {
                 self.end_successor(Why::Protocol(text), false, Then::ServeOn, out);

@@ -9,11 +9,16 @@
  *   GET /directory/D    flip_set_directory
  *   GET /listen/A       flip_listen, and serve on it
  *   GET /count          flip_conn_count
+ *   GET /successor      flip_successor_pid
+ *   GET /free           flip_free
  *
  * The environment says how it starts: HOST_ADDRESS (default tcp://127.0.0.1:0), HOST_VERSION, UPGRADE_TIMEOUT_MS,
- * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
- * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor), free, ready:MS (a
- * flip_ready with that time-out, reported), setuid:N, seccomp (no clone, no execve on this thread).
+ * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL (a folder: the same calls are answered on the unix socket PID in it from
+ * flip_init on, in every state), and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
+ * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor that fork handlers leave
+ * it), worker (the same by the bare system call: it holds the library's own, too), free, ready:MS (a flip_ready with that
+ * time-out, reported), ready-loop:MS (again and again until it does not time out), wait:FILE (until it exists), child (this
+ * program again, without steps, in a child), setuid:N, seccomp (no clone, no execve on this thread).
  * It reports to stdout, one line each: `init`, `listening ADDRESS`, `ready RC`, `shutdown KIND`, `drain RC`, `end`. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,6 +35,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -105,7 +111,9 @@ static void answer_call(char *path, char *out, size_t size)
     }
     const char *call = parts[0];
     if (!strcmp(call, "upgrade"))
-        rc = flip_upgrade(flip, n > 1 ? atoi(parts[1]) : -1);
+        do
+            rc = flip_upgrade(flip, n > 1 ? atoi(parts[1]) : -1);
+        while (rc == -EINTR);
     else if (!strcmp(call, "request") && n > 1)
         rc = flip_request(flip, atoi(parts[1]));
     else if (!strcmp(call, "env") && n > 1)
@@ -116,7 +124,12 @@ static void answer_call(char *path, char *out, size_t size)
         rc = flip_set_directory(flip, parts[1]);
     else if (!strcmp(call, "count"))
         rc = flip_conn_count(flip);
-    else if (!strcmp(call, "listen") && n > 1) {
+    else if (!strcmp(call, "successor"))
+        rc = flip_successor_pid(flip);
+    else if (!strcmp(call, "free")) {
+        flip_free(flip);
+        rc = 0;
+    } else if (!strcmp(call, "listen") && n > 1) {
         rc = flip_listen(flip, parts[1]);
         if (rc >= 0)
             serve_on(rc);
@@ -132,7 +145,7 @@ static void answer_call(char *path, char *out, size_t size)
 static void *connection(void *argument)
 {
     int fd = *(int *)argument;
-    char request[4096], body[1024], head[256], path[1024];
+    char request[4096], body[1024], head[256], path[2048];
     size_t have = 0;
     free(argument);
     for (;;) {
@@ -144,7 +157,7 @@ static void *connection(void *argument)
             have += (size_t)n;
         }
         size_t used = (size_t)(end + 4 - request);
-        if (sscanf(request, "GET %1023s", path) != 1)
+        if (sscanf(request, "GET %2047s", path) != 1)
             goto out;
         int asked_to_close = memmem(request, used, "Connection: close", 17) != NULL;
         answer_call(path, body, sizeof body);
@@ -184,6 +197,71 @@ static void *serve(void *argument)
     return NULL;
 }
 
+static void *control_connection(void *argument)
+{
+    int fd = *(int *)argument;
+    char request[4096], body[1024], answer[1200], path[2048];
+    size_t have = 0;
+    free(argument);
+    while (!memmem(request, have, "\r\n\r\n", 4)) {
+        ssize_t n = have < sizeof request - 1 ? recv(fd, request + have, sizeof request - 1 - have, 0) : 0;
+        if (n <= 0)
+            goto out;
+        have += (size_t)n;
+    }
+    request[have] = 0;
+    if (sscanf(request, "GET %2047s", path) == 1) {
+        answer_call(path, body, sizeof body);
+        int n = snprintf(answer, sizeof answer, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+        if (send(fd, answer, (size_t)n, MSG_NOSIGNAL) < 0)
+            goto out;
+    }
+out:
+    close(fd);
+    return NULL;
+}
+
+static void *control(void *argument)
+{
+    int listener = *(int *)argument, fd;
+    free(argument);
+    while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+        pthread_t thread;
+        int *boxed = malloc(sizeof *boxed);
+        *boxed = fd;
+        pthread_create(&thread, NULL, control_connection, boxed);
+        pthread_detach(thread);
+    }
+    return NULL;
+}
+
+static void start_control(const char *folder)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    char path[sizeof address.sun_path];
+    pthread_t thread;
+    int *listener = malloc(sizeof *listener);
+    *listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/%d.new", folder, (int)getpid());
+    snprintf(path, sizeof path, "%s/%d", folder, (int)getpid());
+    /* It gets its name once it listens, so that whoever sees it can connect. */
+    if (bind(*listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(*listener, 16) != 0 ||
+        rename(address.sun_path, path) != 0) {
+        perror("HOST_CONTROL");
+        exit(5);
+    }
+    pthread_create(&thread, NULL, control, listener);
+    pthread_detach(thread);
+}
+
+static void live_on(long pid)
+{
+    if (pid == 0)
+        for (;;)
+            pause();
+    say("worker", "", pid);
+}
+
 static void forbid_clone_and_execve(void)
 {
     struct sock_filter filter[] = {
@@ -213,10 +291,26 @@ static void before_ready(char *steps)
                 pause();
         else if (!strncmp(step, "sleep", 5))
             sleep_ms(value);
-        else if (!strcmp(step, "fork")) {
-            if (fork() == 0)
-                for (;;)
-                    pause();
+        else if (!strcmp(step, "fork"))
+            live_on(fork());
+        else if (!strcmp(step, "worker"))
+            live_on(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+        else if (!strcmp(step, "child")) {
+            if (fork() == 0) {
+                unsetenv("HOST_BEFORE_READY");
+                execl("/proc/self/exe", "child", (char *)NULL);
+                _exit(127);
+            }
+        } else if (!strncmp(step, "wait:", 5)) {
+            struct stat there;
+            while (stat(step + 5, &there) != 0)
+                sleep_ms(2);
+        } else if (!strncmp(step, "ready-loop", 10)) {
+            int rc;
+            do {
+                rc = flip_ready(flip, (int)value);
+                say("ready", "", rc);
+            } while (rc == -ETIMEDOUT);
         } else if (!strcmp(step, "free")) {
             flip_free(flip);
             say("freed", "", 0);
@@ -261,6 +355,8 @@ int main(void)
         return 2;
     }
     say("init", "", 0);
+    if (getenv("HOST_CONTROL"))
+        start_control(getenv("HOST_CONTROL"));
     if (getenv("HOST_VERSION"))
         version = strdup(getenv("HOST_VERSION"));
     const char *address = getenv("HOST_ADDRESS");

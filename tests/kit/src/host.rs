@@ -98,11 +98,16 @@ impl Host {
 
     /// The same for a copy, a script, another build …
     pub fn start_program(family: &Family, program: &Path, environment: &[(&str, &str)]) -> Host {
+        Host::start_until(family, program, environment, "ready 0")
+    }
+
+    /// The same, but waits for another line of its output, not before the one with its address.
+    pub fn start_until(family: &Family, program: &Path, environment: &[(&str, &str)], line: &str) -> Host {
         let program = environment
             .iter()
             .fold(family.program(program), |program, (name, value)| program.env(name, value));
         let process = program.output(Output::File).start();
-        process.wait_for_output("ready 0", SOON);
+        process.wait_for_output(line, SOON);
         let output = process.output();
         let line = output.lines().find_map(|line| line.strip_prefix("listening ")).expect("listening");
         let address = line.split_whitespace().next().expect("an address").parse().expect("an address");
