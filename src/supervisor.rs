@@ -20,7 +20,7 @@ use crate::registry::Frozen;
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
-use crate::upgrade::{Event, Machine, Origin, Request, Timer};
+use crate::upgrade::{Event, Machine, Origin, Request, Setup, Timer};
 pub(crate) use actions::outlives;
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
@@ -101,7 +101,13 @@ pub(crate) fn start(
         "process 1 cannot replace itself: its end would end the container; run the server under an init"
             .to_string()
     });
-    let machine = Machine::new(predecessor.is_some(), draining, inner.config.max_draining, unsupported);
+    let machine = Machine::new(Setup {
+        with_predecessor: predecessor.is_some(),
+        draining,
+        max_draining: inner.config.max_draining,
+        unsupported,
+        ..Setup::default()
+    });
     let now = Instant::now();
     let (predecessor, drainers, commit_deadline) = match predecessor {
         None => {
@@ -263,6 +269,8 @@ impl Supervisor {
                 Timer::Commit => self.commit_deadline,
                 Timer::Spawn => Instant::now() + SPAWN_TIMEOUT,
                 Timer::Live => Instant::now() + LIVE_TIMEOUT,
+                // Off: no probation is set up.
+                Timer::Probation => Instant::now(),
                 Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + GRACE,
                 Timer::Term => Instant::now() + TERM_TIMEOUT,
                 Timer::Kill => Instant::now() + KILL_TIMEOUT,

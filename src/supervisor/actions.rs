@@ -39,6 +39,12 @@ impl Supervisor {
                 }
                 None
             }
+            // Nothing is subscribed: the machine asks for nothing.
+            Action::Ask(question) => {
+                Some(Event::HostAnswered(question, Err("this host reads no events".into())))
+            }
+            Action::StopAsking => None,
+            Action::SendState => Some(Event::StateSent(Err("there is no state".into()))),
             Action::Spawn => match self.start_successor() {
                 Ok(()) => None,
                 Err(error) => Some(self.spawn_failed(&error)),
@@ -147,7 +153,7 @@ impl Supervisor {
             generation: self.inner.generation + 1,
             predecessor: this_process()?,
             commit_deadline: in_ns(self.upgrade_deadline + GRACE),
-            state_promised: false,
+            state_promised: self.machine.promises_state(),
             table,
             drainers: self.drainers()?,
         }));
@@ -225,7 +231,7 @@ impl Supervisor {
             PredecessorSays::Extend => {
                 FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + GRACE) }
             }
-            PredecessorSays::Garbage(_) => return None,
+            PredecessorSays::State | PredecessorSays::Garbage(_) => return None,
         };
         let outcome = match &self.successor {
             Some(successor) => successor.send(&message),
@@ -325,6 +331,9 @@ fn final_error(why: &Final) -> Error {
         }
         Final::Protocol(text) => Error::Protocol(format!("the predecessor broke the protocol: {text}")),
         Final::Listen(text) => Error::Protocol(text.clone()),
+        Final::StateLost => {
+            Error::StateLost("the predecessor died before it had sent the state that it promised".into())
+        }
     }
 }
 

@@ -24,9 +24,23 @@ pub enum Wrong {
     ExitOnPredecessorDeath,
     /// The predecessor's shutdown fires before RELEASED is sent.
     ShutdownBeforeReleased,
+    /// COMMIT follows READY, whether the promised state was sent or not.
+    CommitWithoutState,
+    /// A question stays open when the upgrade that asked it is over.
+    KeepsAsking,
+    /// A successor whose promised state is lost serves without a word.
+    SilentTakeOver,
 }
 
-const PLAIN: Setting = Setting { draining: 0, max_draining: 1, requests: 3, noise: false };
+const PLAIN: Setting = Setting {
+    draining: 0,
+    max_draining: 1,
+    requests: 3,
+    noise: false,
+    asks: false,
+    state: false,
+    probation: false,
+};
 
 fn hold(setting: Setting) -> Explorer {
     let mut explorer = Explorer::new(setting, None);
@@ -54,6 +68,14 @@ fn every_promise_holds_in_every_reachable_world() {
         Setting { max_draining: 0, requests: 2, ..PLAIN },
         // One of them talks nonsense, or the predecessor's worker keeps its end open.
         Setting { noise: true, requests: 2, ..PLAIN },
+        // The host is asked before the start.
+        Setting { asks: true, requests: 2, ..PLAIN },
+        // State is handed over.
+        Setting { state: true, requests: 2, ..PLAIN },
+        // Both serve for a while.
+        Setting { probation: true, requests: 2, ..PLAIN },
+        // All of it.
+        Setting { asks: true, state: true, probation: true, requests: 2, ..PLAIN },
     ] {
         let explorer = hold(setting);
         states += explorer.states();

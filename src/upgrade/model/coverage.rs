@@ -20,9 +20,11 @@ pub fn place(state: &State) -> &'static str {
         State::Live => "Live",
         State::Ready => "Ready",
         State::Upgrading(phase) => match phase {
+            Phase::Asking => "↓Asking",
             Phase::Spawning => "↓Spawning",
             Phase::Initialising { .. } => "↓Initialising",
             Phase::Committed { .. } => "↓Committed",
+            Phase::Probation { .. } => "↓Probation",
             Phase::Announcing { .. } => "↓Announcing",
             Phase::Releasing { .. } => "↓Releasing",
             Phase::Ending { .. } => "↓Ending",
