@@ -252,8 +252,10 @@ impl Supervisor {
     }
 
     fn frozen(&self) -> Frozen {
-        use crate::upgrade::State;
+        use crate::upgrade::{Phase, State};
         match self.machine.state() {
+            // The host may still change what is passed on.
+            State::Upgrading(Phase::Asking) => Frozen::Open,
             State::Upgrading(_) => Frozen::Upgrading,
             State::Draining { .. } | State::Freed => Frozen::Released,
             _ => Frozen::Open,

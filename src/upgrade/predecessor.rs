@@ -350,6 +350,10 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match says {
+            #[cfg(test)]
+            SuccessorSays::Live if self.wrong == Some(Wrong::NoProbation) => {
+                self.announce(unconfirmed, freeing, out);
+            }
             SuccessorSays::Live if self.probation && !freeing => self.to(Phase::Probation { unconfirmed }),
             SuccessorSays::Live => self.announce(unconfirmed, freeing, out),
             SuccessorSays::Withdrawn(text) => {
