@@ -441,7 +441,8 @@ impl Machine {
         matches!(self.state, State::Live | State::Ready | State::Upgrading(_) | State::Detached)
     }
 
-    /// The timers that have to run in this state. One that is in the set before and after a step goes on running.
+    /// The timers that have to run in this state. One that is in the set before and after a step goes on running, but
+    /// for [`Action::UpgradeDone`] in between: what follows is the next upgrade.
     pub fn timers(&self) -> Vec<Timer> {
         match &self.state {
             State::Starting(starting) => starting.timers(),

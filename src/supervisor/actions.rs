@@ -10,7 +10,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
-use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Why};
+use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Timer, Why};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -244,7 +244,7 @@ impl Supervisor {
     /// A new process that asked for longer gets it, and is told.
     pub(super) fn extend_upgrade(&mut self, by: Duration) {
         self.upgrade_deadline = self.upgrade_deadline.max(Instant::now() + by);
-        self.timers.remove(&crate::upgrade::Timer::Upgrade);
+        self.timers.remove(&Timer::Upgrade);
         self.tell_successor(&PredecessorSays::Extend);
         self.set_timers();
     }
@@ -258,6 +258,8 @@ impl Supervisor {
     }
 
     fn upgrade_done(&mut self, result: std::result::Result<(), Why>) {
+        // A remembered request may start the next upgrade within this very step, with times of its own.
+        self.timers.retain(|timer, _| !matches!(timer, Timer::Upgrade | Timer::Spawn));
         let pid = self.inner.published.successor.load(SeqCst);
         let after = self.upgrade_started.elapsed().as_secs_f64();
         let result = match result {

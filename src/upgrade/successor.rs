@@ -293,10 +293,10 @@ impl Machine {
 
     /// There is nobody to ask. Promised state that is missing must not be missing silently.
     fn take_over(&mut self, out: &mut Vec<Action>) {
-        let silent = self.inheritance == Inheritance::Lost { told: false };
+        let untold = self.inheritance == Inheritance::Lost { told: false };
         #[cfg(test)]
-        let silent = silent && self.wrong != Some(Wrong::SilentTakeOver);
-        if silent {
+        let untold = untold && self.wrong != Some(Wrong::SilentTakeOver);
+        if untold {
             self.state = State::Starting(Starting::Alone);
             out.push(Action::ReadyDone(Err(Final::StateLost)));
             return;
