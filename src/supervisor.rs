@@ -20,7 +20,7 @@ use crate::registry::Frozen;
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fault, fd, thread};
-use crate::upgrade::{Event, Machine, Origin, Request, Timer};
+use crate::upgrade::{Event, Machine, Origin, Request, Setup, Timer};
 pub(crate) use actions::outlives;
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
@@ -105,7 +105,13 @@ pub(crate) fn start(
         "process 1 cannot replace itself: its end would end the container; run the server under an init"
             .to_string()
     });
-    let machine = Machine::new(predecessor.is_some(), draining, inner.config.max_draining, unsupported);
+    let machine = Machine::new(Setup {
+        with_predecessor: predecessor.is_some(),
+        draining,
+        max_draining: inner.config.max_draining,
+        unsupported,
+        ..Setup::default()
+    });
     let now = Instant::now();
     let (predecessor, drainers, commit_deadline) = match predecessor {
         None => {
@@ -251,8 +257,10 @@ impl Supervisor {
     }
 
     fn frozen(&self) -> Frozen {
-        use crate::upgrade::State;
+        use crate::upgrade::{Phase, State};
         match self.machine.state() {
+            // The host may still change what is passed on.
+            State::Upgrading(Phase::Asking) => Frozen::Open,
             State::Upgrading(_) => Frozen::Upgrading,
             State::Draining { .. } | State::Freed => Frozen::Released,
             _ => Frozen::Open,
@@ -270,6 +278,8 @@ impl Supervisor {
                 Timer::Live => Instant::now() + fault::time_out("SHELLFLIP_TEST_LIVE_MS", LIVE_TIMEOUT),
                 Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + grace(),
                 Timer::Term => Instant::now() + fault::time_out("SHELLFLIP_TEST_TERM_MS", TERM_TIMEOUT),
+                // Off: no probation is set up.
+                Timer::Probation => Instant::now(),
                 Timer::Kill => Instant::now() + KILL_TIMEOUT,
             };
             self.timers.entry(timer).or_insert(at);

@@ -10,7 +10,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
-use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Why};
+use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Timer, Why};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +39,12 @@ impl Supervisor {
                 }
                 None
             }
+            // Nothing is subscribed: the machine asks for nothing.
+            Action::Ask(question) => {
+                Some(Event::HostAnswered(question, Err("this host reads no events".into())))
+            }
+            Action::StopAsking => None,
+            Action::SendState => Some(Event::StateSent(Err("there is no state".into()))),
             Action::Spawn => match self.start_successor() {
                 Ok(()) => None,
                 Err(error) => Some(self.spawn_failed(&error)),
@@ -147,7 +153,7 @@ impl Supervisor {
             generation: self.inner.generation + 1,
             predecessor: this_process()?,
             commit_deadline: in_ns(self.upgrade_deadline + grace()),
-            state_promised: false,
+            state_promised: self.machine.promises_state(),
             table,
             drainers: self.drainers()?,
         }));
@@ -225,7 +231,7 @@ impl Supervisor {
             PredecessorSays::Extend => {
                 FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + grace()) }
             }
-            PredecessorSays::Garbage(_) => return None,
+            PredecessorSays::State | PredecessorSays::Garbage(_) => return None,
         };
         let outcome = match &self.successor {
             Some(successor) => successor.send(&message),
@@ -238,7 +244,7 @@ impl Supervisor {
     /// A new process that asked for longer gets it, and is told.
     pub(super) fn extend_upgrade(&mut self, by: Duration) {
         self.upgrade_deadline = self.upgrade_deadline.max(Instant::now() + by);
-        self.timers.remove(&crate::upgrade::Timer::Upgrade);
+        self.timers.remove(&Timer::Upgrade);
         self.tell_successor(&PredecessorSays::Extend);
         self.set_timers();
     }
@@ -252,6 +258,8 @@ impl Supervisor {
     }
 
     fn upgrade_done(&mut self, result: std::result::Result<(), Why>) {
+        // A remembered request may start the next upgrade within this very step, with times of its own.
+        self.timers.retain(|timer, _| !matches!(timer, Timer::Upgrade | Timer::Spawn));
         let pid = self.inner.published.successor.load(SeqCst);
         let after = self.upgrade_started.elapsed().as_secs_f64();
         let result = match result {
@@ -325,6 +333,9 @@ fn final_error(why: &Final) -> Error {
         }
         Final::Protocol(text) => Error::Protocol(format!("the predecessor broke the protocol: {text}")),
         Final::Listen(text) => Error::Protocol(text.clone()),
+        Final::StateLost => {
+            Error::StateLost("the predecessor died before it had sent the state that it promised".into())
+        }
     }
 }
 
