@@ -6,6 +6,7 @@
 //! is told to the machine.
 
 mod actions;
+mod deadlines;
 mod peers;
 mod spawner;
 
@@ -30,17 +31,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// From the request to execve.
-const SPAWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// From COMMIT to LIVE.
-const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the end of a channel to its owner's death, and from the upgrade deadline to the successor's withdrawal.
-const GRACE: Duration = Duration::from_secs(10);
-/// From SIGTERM to SIGKILL.
-const TERM_TIMEOUT: Duration = Duration::from_secs(2);
-/// From SIGKILL to its pidfd.
-const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the host's threads ask.
 #[derive(Debug)]
@@ -248,11 +238,11 @@ impl Supervisor {
             let at = match timer {
                 Timer::Upgrade => self.upgrade_deadline,
                 Timer::Commit => self.commit_deadline,
-                Timer::Spawn => Instant::now() + SPAWN_TIMEOUT,
-                Timer::Live => Instant::now() + LIVE_TIMEOUT,
-                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + GRACE,
-                Timer::Term => Instant::now() + TERM_TIMEOUT,
-                Timer::Kill => Instant::now() + KILL_TIMEOUT,
+                Timer::Spawn => Instant::now() + deadlines::SPAWN,
+                Timer::Live => Instant::now() + deadlines::live(),
+                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + deadlines::grace(),
+                Timer::Term => Instant::now() + deadlines::term(),
+                Timer::Kill => Instant::now() + deadlines::KILL,
             };
             self.timers.entry(timer).or_insert(at);
         }

@@ -1,7 +1,7 @@
 //! What the supervisor does for each action of the state machine.
 
 use super::spawner::Report;
-use super::{GRACE, Supervisor};
+use super::{Supervisor, deadlines};
 use crate::channel::{FromPredecessor, Hello, Nonce, Process, pair};
 use crate::error::{Error, Result};
 use crate::flip::{lock, shutdown_byte};
@@ -142,7 +142,7 @@ impl Supervisor {
             nonce,
             generation: self.inner.generation + 1,
             predecessor: this_process()?,
-            commit_deadline: in_ns(self.upgrade_deadline + GRACE),
+            commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()),
             state_promised: false,
             table,
             drainers: self.drainers()?,
@@ -205,7 +205,7 @@ impl Supervisor {
             }
             PredecessorSays::Stop => FromPredecessor::Stop,
             PredecessorSays::Extend => {
-                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + GRACE) }
+                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()) }
             }
             PredecessorSays::Garbage(_) => return None,
         };
