@@ -1,12 +1,13 @@
 //! Both sides of an upgrade held at one point: where neither can do the next thing before the test lets it.
 
 use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 use testkit::deadline::scaled;
 use testkit::host::{Called, Host, SOON, Who};
 use testkit::load::{Address, Config, Identity, Load};
-use testkit::process::{Family, Proc, Signal, TempDir, signal};
+use testkit::process::{Family, Signal, TempDir, signal};
 use testkit::{wait_for, wait_until};
 
 use std::io::{Read, Write};
@@ -150,8 +151,11 @@ impl Held {
 
     /// All of those who connected while nobody could accept are answered, by one of these.
     pub fn assert_answered_by(&mut self, by: &[i32]) {
-        for mut client in self.queued.drain(..) {
-            let answered = client.answer();
+        for (number, mut client) in self.queued.drain(..).enumerate() {
+            let answered = client.try_answer().unwrap_or_else(|error| {
+                let said = self.host.process.output();
+                panic!("{:?}: client {number} was promised an answer by {by:?}: {error}\n{said}", self.cut)
+            });
             assert!(by.contains(&answered.pid), "{:?}: {answered:?}, not one of {by:?}", self.cut);
         }
     }
@@ -160,6 +164,14 @@ impl Held {
     pub fn assert_early_connection_works(&mut self) {
         self.early.send();
         assert_eq!(self.early.answer().pid, self.predecessor, "{:?}", self.cut);
+    }
+
+    /// The predecessor shuts down, finishes the connection from before the upgrade, and ends.
+    pub fn assert_predecessor_drains(&mut self) {
+        let process = &self.host.process;
+        process.wait_for_output(&format!("shutdown 1 pid={} ", self.predecessor), SOON);
+        self.assert_early_connection_works();
+        self.host.process.wait_for_output(&format!("end 0 pid={} ", self.predecessor), SOON);
     }
 
     /// What the requester was told.
@@ -217,9 +229,14 @@ pub fn ready_line(pid: i32) -> String {
     format!("ready 0 pid={pid} ")
 }
 
+/// Returns when all of it is gone: a process whose main thread is a zombie may still have others, and descriptors.
 pub fn kill(pid: i32) {
+    // SAFETY: makes a descriptor, which is nobody's yet.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32) };
     signal(pid, Signal::SIGKILL);
-    wait_until("a killed process is dead", SOON, || !Proc(pid).alive());
+    let mut dead = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    wait_until("a killed process is dead", SOON, || unsafe { libc::poll(&mut dead, 1, 0) } == 1);
 }
 
 pub fn go_on(pid: i32) {
@@ -285,14 +302,20 @@ impl Client {
     }
 
     fn answer(&mut self) -> Identity {
+        self.try_answer().expect("an answer")
+    }
+
+    fn try_answer(&mut self) -> std::io::Result<Identity> {
         let (mut input, mut buffer) = (Vec::new(), [0; 1024]);
         while !input.ends_with(b"}\n") {
-            let read = self.0.read(&mut buffer).expect("an answer");
-            assert_ne!(read, 0, "closed without an answer");
+            let read = self.0.read(&mut buffer)?;
+            if read == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             input.extend_from_slice(&buffer[..read]);
         }
         let text = String::from_utf8_lossy(&input);
-        Identity::parse(text.split("\r\n\r\n").nth(1).expect("a body").as_bytes())
+        Ok(Identity::parse(text.split("\r\n\r\n").nth(1).expect("a body").as_bytes()))
     }
 
     fn assert_waiting(&mut self) {
