@@ -66,6 +66,8 @@ pub(super) struct Supervisor {
     /// The request that is being handled.
     asking: Option<Reply<Result<i32>>>,
     free_caller: Option<Reply<()>>,
+    /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
+    deaf: Option<bool>,
     upgrade_started: Instant,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
@@ -110,6 +112,7 @@ pub(crate) fn start(
         upgrade_caller: None,
         asking: None,
         free_caller: None,
+        deaf: None,
         upgrade_started: now,
         upgrade_deadline: now,
         commit_deadline,
@@ -253,6 +256,9 @@ impl Supervisor {
         while let Some((timer, _)) = self.timers.iter().find(|(_, at)| **at <= now) {
             let timer = *timer;
             self.timers.remove(&timer);
+            if let (Timer::Upgrade, Some(successor)) = (timer, &self.successor) {
+                self.deaf.get_or_insert(successor.deaf());
+            }
             self.feed(Event::Timer(timer));
         }
     }
@@ -304,6 +310,7 @@ impl Supervisor {
                 None => return,
                 Some(Ended::Died) => {
                     let exit = successor.exit();
+                    self.deaf.get_or_insert(successor.deaf());
                     self.successor = None;
                     self.feed(Event::SuccessorDied(exit));
                 }

@@ -10,7 +10,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
-use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Why};
+use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, Stage, SuccessorSays, Timer, Why};
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// A second stop leaves this much to a drain.
 const CUT_DRAIN: Duration = Duration::from_secs(2);
+/// The usual reason is a wrapper whose child runs the server: a child is not the process that was started.
+const NEVER_INITIALISED: &str =
+    "; flip_init was not called in that process: a wrapper must exec the server, not fork it";
 /// As many drainers go into one HELLO.
 const MAX_DRAINERS: usize = crate::channel::hello::MAX_DRAINERS;
 
@@ -120,6 +123,7 @@ impl Supervisor {
 
     /// Everything that a successor needs, then the spawner's turn.
     fn start_successor(&mut self) -> Result<()> {
+        self.deaf = None;
         self.upgrade_started = Instant::now();
         self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
         let startup = &self.inner.startup;
@@ -242,10 +246,15 @@ impl Supervisor {
                 Ok(pid)
             }
             Err(why) => {
-                let text = match why.about_successor() {
+                let mut text = match why.about_successor() {
                     true => format!("new process {pid} {} (after {after:.1} s)", why.sentence()),
                     false => why.sentence(),
                 };
+                if self.deaf == Some(true)
+                    && let Why::Died(_, Stage::Initialising) | Why::Deadline(Timer::Upgrade) = why
+                {
+                    text += NEVER_INITIALISED;
+                }
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
                 Err(Error::Upgrade { failure: why.failure(), text })
             }
