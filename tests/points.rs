@@ -107,6 +107,7 @@ fn a_successor_killed_before_it_was_released_leaves_the_predecessor_serving() {
         };
         let line = format!("new process {} was ended by signal 9 {when}", held.successor);
         assert!(told.error.contains(&line), "{cut:?}: {told:?}");
+        assert!(!told.error.contains("flip_init"), "{cut:?}: {told:?}");
         held.assert_early_connection_works();
         held.assert_serves(predecessor, 0);
         // In the last of these it served already.
@@ -147,6 +148,7 @@ fn a_successor_stopped_for_ever_is_ended_before_commit_and_never_after() {
             let told = held.told();
             assert_eq!((told.rc, told.failure), (errno(libc::ETIME), 4), "{told:?}");
             assert!(told.error.contains("was not ready by the upgrade deadline"), "{told:?}");
+            assert!(!told.error.contains("flip_init"), "{told:?}");
             held.family.wait_gone(successor, SOON);
         } else {
             kill(successor);
