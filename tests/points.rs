@@ -6,9 +6,11 @@
 mod cut;
 
 use cut::{ALL_CONNECTIONS, Asked, CUTS, Cut, Held, go_on, kill, ready_line};
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
-use testkit::host::SOON;
-use testkit::process::Proc;
+use testkit::host::{Host, SOON};
+use testkit::process::{Family, Proc, Signal, signal};
+use testkit::wait_for;
 
 const MINUTES: Duration = Duration::from_secs(120);
 
@@ -182,4 +184,61 @@ fn predecessor_beside_a_stopped_successor(held: &mut Held) {
         assert_eq!((again.rc, again.failure), (errno(libc::EALREADY), 9), "{cut:?}: {again:?}");
     }
     assert_eq!(Proc(successor).state(), Some('T'), "{cut:?}");
+}
+
+#[test]
+fn a_successor_of_a_predecessor_that_stands_still_gives_up_in_the_end() {
+    let _limit = testkit::limit(MINUTES);
+    for cut in [Cut::BeforeReady, Cut::Ready, Cut::BeforeCommit] {
+        let times = [("UPGRADE_TIMEOUT_MS", "1500"), ("SHELLFLIP_TEST_GRACE_MS", "500")];
+        let mut held = Held::at(cut, Asked::ByCall, &times);
+        let (predecessor, successor) = (held.predecessor, held.successor);
+        go_on(successor);
+        held.host.process.wait_for_output(&format!("ready -62 pid={successor} "), SOON);
+        held.assert_still_queued();
+        go_on(predecessor);
+        held.assert_answered_by(&[predecessor]);
+        let told = held.told();
+        assert!([5, 2].contains(&told.failure), "{cut:?}: {told:?}");
+        held.assert_early_connection_works();
+        held.assert_serves(predecessor, 0);
+        held.finish(0);
+    }
+}
+
+/// The same deaths in a race with the other side, which is not held.
+#[test]
+fn a_side_that_dies_while_the_other_runs_leaves_the_other_serving() {
+    let _limit = testkit::limit(MINUTES);
+    for point in
+        ["received:READY", "send:COMMIT", "sent:COMMIT", "received:LIVE", "send:RELEASED", "sent:RELEASED"]
+    {
+        let family = Family::new();
+        let mut host = Host::start(&family, &[("SHELLFLIP_FAULT", &format!("{point}=kill"))]);
+        signal(host.process.pid(), Signal::SIGUSR1);
+        assert_eq!(host.process.wait(SOON).signal(), Some(9), "{point}");
+        assert_eq!(host.who().generation, 1, "{point}");
+        upgrade_and_stop(&host, &family, 2);
+    }
+    for point in ["send:READY", "sent:READY", "received:COMMIT", "send:LIVE"] {
+        let family = Family::new();
+        let host = Host::start(&family, &[("SHELLFLIP_FAULT_NEXT", &format!("{point}=kill"))]);
+        let called = host.call("/upgrade");
+        assert_eq!((called.rc, called.failure), (errno(libc::ECONNABORTED), 3), "{point}: {called:?}");
+        assert_eq!(host.who().generation, 0, "{point}");
+        host.call("/env/SHELLFLIP_FAULT_NEXT");
+        upgrade_and_stop(&host, &family, 1);
+    }
+}
+
+fn upgrade_and_stop(host: &Host, family: &Family, generation: i64) {
+    let before = host.who();
+    wait_for("an upgrade that is not too early", SOON, || {
+        let called = host.call("/upgrade");
+        assert!(called.rc > 0 || called.rc == errno(libc::EAGAIN), "{called:?}");
+        (called.rc > 0).then_some(())
+    });
+    assert_eq!(host.wait_for_other(before.pid).generation, generation);
+    assert_eq!(host.call("/request/2").rc, 0);
+    family.assert_none_left(SOON);
 }
