@@ -160,6 +160,10 @@ fn a_successor_stopped_for_ever_is_ended_before_commit_and_never_after() {
             held.assert_nobody_is_left();
             continue;
         }
+        if cut > Cut::BeforeReady {
+            let line = "the unconfirmed new process: was ended by signal 9 after it was told to serve";
+            held.host.process.wait_for_output(line, SOON);
+        }
         held.assert_early_connection_works();
         held.assert_serves(predecessor, 0);
         held.finish(0);
