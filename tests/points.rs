@@ -243,6 +243,7 @@ fn upgrade_and_stop(host: &Host, family: &Family, generation: i64) {
         (called.rc > 0).then_some(())
     });
     assert_eq!(host.wait_for_other(before.pid).generation, generation);
+    family.wait_gone(before.pid, SOON);
     assert_eq!(host.call("/request/2").rc, 0);
     family.assert_none_left(SOON);
 }

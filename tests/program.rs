@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 use testkit::host::{Called, Host, SOON, c_program};
 use testkit::process::{Family, Proc, Signal, TempDir, free_port, signal, temp_dir};
-use testkit::wait_for;
+use testkit::{wait_for, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -68,6 +68,8 @@ fn upgrade(host: &Host, version: u32) -> Proc {
     let after = host.wait_for_other(before.pid);
     assert_eq!((i64::from(after.pid), after.generation), (called.rc, before.generation + 1));
     assert_eq!(after.version, version.to_string());
+    // Until then the old one may accept, and would take the next call for its own.
+    wait_until("the old one is gone", SOON, || !Proc(before.pid).alive());
     Proc(after.pid)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use testkit::deadline::scaled;
 use testkit::host::{Called, Host, SOON, Who};
 use testkit::load::{Address, Config, Identity, Load};
-use testkit::process::{Family, Signal, TempDir, signal};
+use testkit::process::{Family, Proc, Signal, TempDir, signal};
 use testkit::{wait_for, wait_until};
 
 use std::io::{Read, Write};
@@ -209,6 +209,8 @@ impl Held {
             assert!(report.totals.failed <= failed_connections, "{:?}: {failures:#?}", self.cut);
         }
         drop((self.early, self.queued));
+        // Until its shutdown has fired the old one accepts, and would take the request for its own.
+        wait_until("the old one is gone", SOON, || !Proc(before.pid).alive());
         assert_eq!(self.host.call("/request/2").rc, 0);
         self.family.assert_none_left(SOON);
     }
