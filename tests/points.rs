@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 use testkit::host::{Host, SOON};
 use testkit::process::{Family, Proc, Signal, signal};
-use testkit::wait_for;
+use testkit::{wait_for, wait_until};
 
 const MINUTES: Duration = Duration::from_secs(120);
 
@@ -243,7 +243,7 @@ fn upgrade_and_stop(host: &Host, family: &Family, generation: i64) {
         (called.rc > 0).then_some(())
     });
     assert_eq!(host.wait_for_other(before.pid).generation, generation);
-    family.wait_gone(before.pid, SOON);
+    wait_until("the old one is gone", SOON, || !Proc(before.pid).alive());
     assert_eq!(host.call("/request/2").rc, 0);
     family.assert_none_left(SOON);
 }
