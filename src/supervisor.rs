@@ -6,6 +6,7 @@
 //! is told to the machine.
 
 mod actions;
+mod deadlines;
 mod draining;
 mod peers;
 mod spawner;
@@ -19,7 +20,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::reply::Reply;
 use crate::signals;
-use crate::sys::{fault, fd, thread};
+use crate::sys::{fd, thread};
 use crate::upgrade::{Event, Machine, Origin, Request, Setup, Timer};
 pub(crate) use actions::outlives;
 use crossbeam_channel::Receiver;
@@ -32,21 +33,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// From the request to execve.
-const SPAWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// From COMMIT to LIVE.
-const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the end of a channel to its owner's death, and from the upgrade deadline to the successor's withdrawal.
-const GRACE: Duration = Duration::from_secs(10);
-/// From SIGTERM to SIGKILL.
-const TERM_TIMEOUT: Duration = Duration::from_secs(2);
-/// From SIGKILL to its pidfd.
-const KILL_TIMEOUT: Duration = Duration::from_secs(1);
-
-fn grace() -> Duration {
-    fault::time_out("SHELLFLIP_TEST_GRACE_MS", GRACE)
-}
 
 /// What the host's threads ask.
 #[derive(Debug)]
@@ -84,6 +70,8 @@ pub(super) struct Supervisor {
     /// The request that is being handled.
     asking: Option<Reply<Result<i32>>>,
     free_caller: Option<Reply<()>>,
+    /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
+    deaf: Option<bool>,
     upgrade_started: Instant,
     /// Why the last program could not be started.
     spawn_errno: Option<Errno>,
@@ -139,6 +127,7 @@ pub(crate) fn start(
         upgrade_caller: None,
         asking: None,
         free_caller: None,
+        deaf: None,
         upgrade_started: now,
         spawn_errno: None,
         upgrade_deadline: now,
@@ -274,13 +263,13 @@ impl Supervisor {
             let at = match timer {
                 Timer::Upgrade => self.upgrade_deadline,
                 Timer::Commit => self.commit_deadline,
-                Timer::Spawn => Instant::now() + SPAWN_TIMEOUT,
-                Timer::Live => Instant::now() + fault::time_out("SHELLFLIP_TEST_LIVE_MS", LIVE_TIMEOUT),
-                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + grace(),
-                Timer::Term => Instant::now() + fault::time_out("SHELLFLIP_TEST_TERM_MS", TERM_TIMEOUT),
+                Timer::Spawn => Instant::now() + deadlines::SPAWN,
+                Timer::Live => Instant::now() + deadlines::live(),
+                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + deadlines::grace(),
+                Timer::Term => Instant::now() + deadlines::term(),
+                Timer::Kill => Instant::now() + deadlines::KILL,
                 // Off: no probation is set up.
                 Timer::Probation => Instant::now(),
-                Timer::Kill => Instant::now() + KILL_TIMEOUT,
             };
             self.timers.entry(timer).or_insert(at);
         }
@@ -291,6 +280,9 @@ impl Supervisor {
         while let Some((timer, _)) = self.timers.iter().find(|(_, at)| **at <= now) {
             let timer = *timer;
             self.timers.remove(&timer);
+            if let (Timer::Upgrade, Some(successor)) = (timer, &self.successor) {
+                self.deaf.get_or_insert(successor.deaf());
+            }
             self.feed(Event::Timer(timer));
         }
     }
@@ -343,6 +335,7 @@ impl Supervisor {
                 None => return,
                 Some(Ended::Died) => {
                     let exit = successor.exit();
+                    self.deaf.get_or_insert(successor.deaf());
                     self.successor = None;
                     self.feed(Event::SuccessorDied(exit));
                 }

@@ -1,7 +1,7 @@
 //! What the supervisor does for each action of the state machine.
 
 use super::spawner::Report;
-use super::{Supervisor, grace};
+use super::{Supervisor, deadlines};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
 use crate::error::{Error, Failure, Result};
 use crate::flip::{lock, shutdown_byte};
@@ -10,7 +10,7 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
-use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Timer, Why};
+use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, Stage, SuccessorSays, Timer, Why};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// A second stop leaves this much to a drain.
 const CUT_DRAIN: Duration = Duration::from_secs(2);
+/// The usual reason is a wrapper whose child runs the server: a child is not the process that was started.
+const NEVER_INITIALISED: &str =
+    "; flip_init was not called in that process: a wrapper must exec the server, not fork it";
 /// As many drainers go into one HELLO.
 const MAX_DRAINERS: usize = crate::channel::hello::MAX_DRAINERS;
 
@@ -130,6 +133,7 @@ impl Supervisor {
 
     /// Everything that a successor needs, then the spawner's turn.
     fn start_successor(&mut self) -> Result<()> {
+        self.deaf = None;
         self.upgrade_started = Instant::now();
         self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
         let startup = &self.inner.startup;
@@ -152,7 +156,7 @@ impl Supervisor {
             nonce,
             generation: self.inner.generation + 1,
             predecessor: this_process()?,
-            commit_deadline: in_ns(self.upgrade_deadline + grace()),
+            commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()),
             state_promised: self.machine.promises_state(),
             table,
             drainers: self.drainers()?,
@@ -229,7 +233,7 @@ impl Supervisor {
             }
             PredecessorSays::Stop => FromPredecessor::Stop,
             PredecessorSays::Extend => {
-                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + grace()) }
+                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()) }
             }
             PredecessorSays::State | PredecessorSays::Garbage(_) => return None,
         };
@@ -268,10 +272,15 @@ impl Supervisor {
                 Ok(pid)
             }
             Err(why) => {
-                let text = match why.about_successor() {
+                let mut text = match why.about_successor() {
                     true => format!("new process {pid} {} (after {after:.1} s)", why.sentence()),
                     false => why.sentence(),
                 };
+                if self.deaf == Some(true)
+                    && let Why::Died(_, Stage::Initialising) | Why::Deadline(Timer::Upgrade) = why
+                {
+                    text += NEVER_INITIALISED;
+                }
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
                 let failure = why.failure();
                 let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);

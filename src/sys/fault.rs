@@ -18,15 +18,8 @@ pub fn at(_point: &str) -> Result<(), Errno> {
     Ok(())
 }
 
-/// How long a time-out of the library's own is: `normal`, or in tests the milliseconds of that variable.
-#[inline(always)]
-#[cfg(not(feature = "faults"))]
-pub fn time_out(_variable: &str, normal: Duration) -> Duration {
-    normal
-}
-
 #[cfg(feature = "faults")]
-pub use enabled::{at, time_out};
+pub use enabled::at;
 
 #[cfg(feature = "faults")]
 mod enabled {
@@ -58,12 +51,6 @@ mod enabled {
         })
     }
 
-    /// See the other one.
-    pub fn time_out(variable: &str, normal: Duration) -> Duration {
-        let ms = std::env::var(variable).ok().and_then(|ms| ms.parse().ok());
-        ms.map_or(normal, Duration::from_millis)
-    }
-
     /// See the other one: this is what the tests run.
     pub fn at(point: &str) -> Result<(), Errno> {
         let action = {
@@ -88,11 +75,15 @@ mod enabled {
             Some(("sleep", ms)) => {
                 std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
             }
-            // SAFETY: kill and _exit touch no memory of ours.
+            // SAFETY: these touch no memory of ours.
             _ => unsafe {
                 match action.as_str() {
                     "kill" => _ = libc::kill(libc::getpid(), libc::SIGKILL),
-                    "stop" => _ = libc::kill(libc::getpid(), libc::SIGSTOP),
+                    // To this thread: a signal to the process is taken by the main thread, and until that gets
+                    // to run this one would go on, past the point.
+                    "stop" => {
+                        _ = libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGSTOP)
+                    }
                     "exit" => libc::_exit(0),
                     "panic" => panic!("fault at {point}"),
                     _ => {}

@@ -8,6 +8,7 @@
  *   GET /command/A/B/…  flip_set_command(A, {A, B, …}); %2F is a slash
  *   GET /directory/D    flip_set_directory
  *   GET /listen/A       flip_listen, and serve on it
+ *   GET /chdir/D        chdir
  *   GET /count          flip_conn_count
  *   GET /successor      flip_successor_pid
  *   GET /free           flip_free
@@ -44,7 +45,10 @@
 #include "shellflip.h"
 
 static flip_t *flip;
-static const char *version = "1";
+#ifndef VERSION
+#define VERSION "1"
+#endif
+static const char *version = VERSION;
 
 static void sleep_ms(long ms)
 {
@@ -122,6 +126,8 @@ static void answer_call(char *path, char *out, size_t size)
         rc = flip_set_command(flip, parts[1], (const char *const *)&parts[1]);
     else if (!strcmp(call, "directory") && n > 1)
         rc = flip_set_directory(flip, parts[1]);
+    else if (!strcmp(call, "chdir") && n > 1)
+        rc = chdir(parts[1]) == 0 ? 0 : -errno;
     else if (!strcmp(call, "count"))
         rc = flip_conn_count(flip);
     else if (!strcmp(call, "successor"))
