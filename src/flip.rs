@@ -25,7 +25,7 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ pub(crate) struct Published {
 
 thread_local! {
     /// An upgrade that this thread asked for and has not been told the result of: the next call goes on waiting.
-    static UNFINISHED: RefCell<Option<(usize, Pending<Result<i32>>)>> = const { RefCell::new(None) };
+    static UNFINISHED: RefCell<Option<(Weak<Inner>, Pending<Result<i32>>)>> = const { RefCell::new(None) };
 }
 
 /// A panic of another thread while it held the lock left data that is still whole: every update is one assignment.
@@ -279,8 +279,9 @@ impl Flip {
     /// upgrade goes on, and the next call of the same thread goes on waiting for it.
     pub fn upgrade(&self, deadline: Option<Instant>) -> Result<i32> {
         self.alone("flip_upgrade")?;
-        let handle = Arc::as_ptr(&self.0) as usize;
-        let unfinished = UNFINISHED.take().filter(|(of, _)| *of == handle);
+        // Weak: it keeps the address from being given to a later handle.
+        let handle = Arc::downgrade(&self.0);
+        let unfinished = UNFINISHED.take().filter(|(of, _)| of.ptr_eq(&handle));
         let pending = match unfinished {
             Some((_, pending)) => pending,
             None => {
@@ -354,7 +355,10 @@ impl Flip {
 
     /// Whether this listener goes on although shutdown has fired.
     pub(crate) fn outlives_shutdown(&self, listener: BorrowedFd) -> bool {
-        let kind = self.0.shutdown.reason().and_then(shutdown_from).unwrap_or(Shutdown::Stop);
+        // The latch fires last: until then only what was published tells the kind.
+        let published = shutdown_from(self.0.published.shutdown.load(SeqCst));
+        let told = || self.0.shutdown.reason().and_then(shutdown_from);
+        let kind = published.or_else(told).unwrap_or(Shutdown::Stop);
         supervisor::outlives(self.keep_of(listener), kind)
     }
 

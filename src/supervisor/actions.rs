@@ -10,7 +10,9 @@ use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
-use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, Stage, SuccessorSays, Timer, Why};
+use crate::upgrade::{
+    Action, Event, Final, PredecessorSays, Shutdown, Stage, State, SuccessorSays, Timer, Why,
+};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -88,7 +90,11 @@ impl Supervisor {
             }
             Action::LetGo => {
                 self.spawner.abandon();
-                self.lingering.extend(self.successor.take().map(super::Successor::into_pidfd));
+                let successor = self.successor.take().map(super::Successor::into_pidfd);
+                // From RELEASED on its exit belongs to whoever inherits it: a service manager must see it.
+                let released = matches!(self.machine.state(), State::Draining { .. } | State::Freed)
+                    && !self.machine.owns();
+                self.lingering.extend(successor.filter(|_| !released));
                 None
             }
             Action::ReadyDone(result) => {
@@ -136,6 +142,10 @@ impl Supervisor {
         self.deaf = None;
         self.upgrade_started = Instant::now();
         self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
+        // A follow-up starts in the step that ends its forerunner: the machine sees no moment without these timers.
+        for timer in [Timer::Upgrade, Timer::Spawn] {
+            self.timers.remove(&timer);
+        }
         let startup = &self.inner.startup;
         let (program, environment) = {
             let overrides = lock(&self.inner.overrides);

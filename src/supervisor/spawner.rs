@@ -6,8 +6,8 @@ use crate::channel::ToSuccessor;
 use crate::error::{Error, Result};
 use crate::flip::Inner;
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
-use crate::sys::{fd, thread};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::sys::{fd, process, thread};
+use crossbeam_channel::{Receiver, SendError, Sender, bounded};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -52,7 +52,12 @@ impl Spawner {
                     }));
                     let spawned =
                         spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
-                    if outbox.send(spawned).is_err() {
+                    // The supervisor has ended: nobody would end it, and it would take over when this process dies.
+                    if let Err(SendError(unwanted)) = outbox.send(spawned) {
+                        if let Ok(spawned) = unwanted {
+                            let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
+                            let _ = process::reap_ending(spawned.pidfd.as_fd());
+                        }
                         return;
                     }
                     let _ = fd::eventfd_write(inner.wake.as_fd());
@@ -93,6 +98,7 @@ impl Spawner {
     pub fn abandon(&mut self) {
         if let Some(under_way) = &mut self.under_way {
             under_way.abandoned = true;
+            let _ = under_way.watch.kill();
         }
     }
 
