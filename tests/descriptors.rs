@@ -1,6 +1,12 @@
 //! Every kind of descriptor crosses, and nothing else does.
 
+#[path = "descriptors/changes.rs"]
+mod changes;
+#[path = "descriptors/groups.rs"]
+mod groups;
 #[path = "descriptors/host.rs"]
 mod host;
 #[path = "descriptors/kinds.rs"]
 mod kinds;
+#[path = "descriptors/leaks.rs"]
+mod leaks;
