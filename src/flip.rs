@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::channel::Keep;
 use crate::config::Config;
 use crate::drain::CONNECTIONS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
@@ -278,7 +278,11 @@ impl Flip {
         let pending = match unfinished {
             Some((_, pending)) => pending,
             None => {
-                let (answer, pending) = reply()?;
+                let failed = |error: Error| Error::Upgrade {
+                    failure: Failure::Spawn,
+                    text: supervisor::sentence(&error),
+                };
+                let (answer, pending) = reply().map_err(failed)?;
                 self.0.send(Command::Upgrade(answer));
                 pending
             }

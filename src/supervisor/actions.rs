@@ -313,7 +313,7 @@ fn final_error(why: &Final) -> Error {
 }
 
 /// Of a spawn that failed; a full descriptor table is told with the limit that was met.
-fn sentence(error: &Error) -> String {
+pub(crate) fn sentence(error: &Error) -> String {
     match (error.errno(), fd::descriptor_limit()) {
         (Errno::EMFILE, Some(limit)) => {
             format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")

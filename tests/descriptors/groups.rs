@@ -48,6 +48,7 @@ fn a_group_is_claimed_whole_or_ready_names_who_is_missing() {
     for client in &queued {
         assert_eq!(client.answer(), Ok(next.pid));
     }
+    drop(queued);
     world.stop(&next);
 }
 
@@ -69,6 +70,7 @@ fn forget_accepts_the_loss_of_a_member() {
     assert!(answers.contains(&Ok(next.pid)), "{answers:?}");
     assert!(answers.iter().any(Result::is_err), "all on one member? {answers:?}");
     assert_eq!(ask_once(&Place::tcp(port)), Ok(next.pid));
+    drop(queued);
     world.stop(&next);
 }
 
@@ -123,8 +125,10 @@ fn does_not_listen_before_commit(further: &str, before: &str) {
             next.ok(&format!("backlog {fifth}")) > 0,
             "a member added to a running process does not listen"
         );
+        drop(queued);
         return world.stop(&next);
     }
+    drop(queued);
     world.stop(&now);
 }
 

@@ -93,6 +93,12 @@ impl World {
     /// An upgrade in which `prepare` claims what it wants, up to the new process being READY itself.
     pub fn upgrade(&self, from: &Generation, prepare: impl FnOnce(&Generation)) -> Generation {
         let upgrading = from.begin_upgrade();
+        let control = self.folder.path(&(from.number + 1).to_string());
+        let started = || upgrading.is_finished() || ask(&control, "pid").is_ok();
+        wait_for("the new process or a failure", SOON, || started().then_some(()));
+        if upgrading.is_finished() {
+            panic!("{:?}\n{}", upgrading.join().unwrap(), self.log());
+        }
         let next = self.generation(from.number + 1);
         prepare(&next);
         next.ok("ready -1");
@@ -180,11 +186,6 @@ impl Generation {
     /// A command after which there is nobody to answer.
     pub fn send(&self, command: &str) {
         let _ = ask(&self.control(), command);
-    }
-
-    pub fn background(&self, command: &str) -> JoinHandle<Answer> {
-        let (control, command) = (self.control(), command.to_string());
-        std::thread::spawn(move || ask(&control, &command).expect("an answer"))
     }
 
     /// RELEASED may still be on its way to this generation: until then it says EAGAIN.

@@ -79,8 +79,8 @@ fn a_thousand_names_of_255_bytes_cross_twice() {
     let _limit = testkit::limit(Duration::from_secs(120));
     let world = World::start(&[]);
     let now = world.zero();
-    // A soft limit that leaves next to nothing free; the new program gets room of its own.
-    now.ok("limit 1024");
+    // A soft limit that leaves next to nothing free, below the hard one; the new program gets room of its own.
+    now.ok("limit 1040");
     assert_eq!(now.ok("names 1000"), 1000);
     now.ok("ready -1");
     let next = world.upgrade(&now, |next| {
@@ -159,6 +159,7 @@ fn a_claim_that_finds_no_number_left_loses_nothing() {
         next.ok(&format!("serve {fd}"));
     });
     assert_eq!(queued.answer(), Ok(next.pid));
+    drop(queued);
     world.stop(&next);
     assert!(!place.path.exists());
 }
