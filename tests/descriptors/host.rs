@@ -188,6 +188,12 @@ impl Generation {
         let _ = ask(&self.control(), command);
     }
 
+    /// An upgrade that this process may not live to tell about.
+    pub fn begin_upgrade_that_may_end(&self) -> JoinHandle<()> {
+        let control = self.control();
+        std::thread::spawn(move || drop(ask(&control, "upgrade -1")))
+    }
+
     /// RELEASED may still be on its way to this generation: until then it says EAGAIN.
     pub fn begin_upgrade(&self) -> JoinHandle<Answer> {
         let control = self.control();
