@@ -320,6 +320,14 @@ impl Registry {
         dropped
     }
 
+    /// This process will never serve: paths that nobody else knows of go at once, since the predecessor may end it as
+    /// soon as it knows.
+    pub fn withdraw(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.bound_here) {
+            let _ = entry.path.take().map(|path| path.unlink_if_ours());
+        }
+    }
+
     /// The paths are the successor's to unlink.
     pub fn disown(&mut self) {
         self.disowned = true;

@@ -45,6 +45,9 @@ impl Supervisor {
             },
             Action::ToSuccessor(says) => self.tell_successor(&says),
             Action::ToPredecessor(says) => {
+                if let SuccessorSays::Withdrawn(_) = says {
+                    lock(&self.inner.registry).withdraw();
+                }
                 let outcome = match &self.predecessor {
                     Some(predecessor) => predecessor.send(&says),
                     None => crate::upgrade::Outcome::Gone,

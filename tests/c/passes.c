@@ -4,6 +4,7 @@
  *
  *   listen A, inherit A, take N, forget N, inherited, add N FD, ready MS, upgrade MS, request R, env N [V], count
  *   free            flip_free, exit
+ *   again           flip_free, flip_init in the same process
  *   exit N          at once
  *   finish          goes on to drain and end; needed with PASSES_STAY only
  *   open KIND [ARG] a descriptor without CLOEXEC: file PATH, null, memfd, timerfd, pipe (a second one: its writing end is
@@ -244,6 +245,10 @@ static int call(int argc, char **argv, char *text, size_t size)
     if (!strcmp(what, "free")) {
         flip_free(flip);
         _exit(0);
+    }
+    if (!strcmp(what, "again")) {
+        flip_free(flip);
+        return flip_init(NULL, &flip);
     }
     if (!strcmp(what, "exit"))
         _exit(fd);
