@@ -94,11 +94,12 @@ impl Flip {
         let only = Only::take()?;
         fork::install();
         crate::log::init();
-        let startup = Startup::capture()?;
         let environment = inherit::Environment::from_vars(std::env::vars_os());
+        // Before anything is opened here, which could get the number of a descriptor that is named and missing.
         // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and it
         // forgets them below.
-        let inherited = unsafe { inherit::find(&environment, std::process::id(), startup.secure) }?;
+        let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
+        let startup = Startup::capture()?;
         for name in &inherited.remove {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
             unsafe { std::env::remove_var(name) };
