@@ -6,7 +6,7 @@
 
 mod names;
 
-pub use names::encode as encode_names;
+pub use names::{encode as encode_names, from_systemd as names_from_systemd};
 
 use crate::address::decode_name;
 use crate::channel::{FromPredecessor, Hello, Nonce, Received, TableEntry, ToPredecessor};
@@ -138,7 +138,7 @@ pub unsafe fn find(environment: &Environment, pid: u32, secure: bool) -> Result<
 }
 
 /// The part of SHELLFLIP_CHANNEL behind the pid, if that is ours.
-fn meant_for(channel: &[u8], pid: u32) -> Option<&[u8]> {
+pub fn meant_for(channel: &[u8], pid: u32) -> Option<&[u8]> {
     let end = channel.iter().position(|byte| *byte == b':').unwrap_or(channel.len());
     let (whose, rest) = channel.split_at(end);
     (number(whose) == Some(pid)).then(|| rest.strip_prefix(b":").unwrap_or(rest))
@@ -191,7 +191,7 @@ unsafe fn upgrade(environment: &Environment, place: &[u8], pid: u32) -> Result<F
 }
 
 /// `<fd>:<nonce>`
-fn parse_place(place: &[u8]) -> Option<(RawFd, Nonce)> {
+pub fn parse_place(place: &[u8]) -> Option<(RawFd, Nonce)> {
     let colon = place.iter().position(|byte| *byte == b':')?;
     let socket = RawFd::try_from(number(&place[..colon])?).ok().filter(|socket| *socket >= fd::FIRST)?;
     Some((socket, Nonce::from_hex(&place[colon + 1..])?))
