@@ -82,9 +82,8 @@ fn does_not_listen_before_commit(further: &str, before: &str) {
     let further = further.replace("PORT", &port.to_string());
     let prepare = |next: &Generation| {
         for _ in 0..members.len() {
-            match before {
-                "claim" => _ = next.ok(&format!("listen {}", address(port))),
-                _ => {}
+            if before == "claim" {
+                next.ok(&format!("listen {}", address(port)));
             }
         }
         if before == "forget" {

@@ -105,9 +105,8 @@ fn without_a_descriptor_left_the_upgrade_fails_naming_the_limit_and_the_next_wor
     // No hole is left but the one of the command's own connection, which the upgrade's takes in turn.
     now.ok("limit 100");
     now.ok("fill");
-    let mut failures = 0;
-    for spare in 0.. {
-        let limit = 100 + spare;
+    for failures in 0.. {
+        let limit = 100 + failures;
         now.ok(&format!("limit {limit}"));
         let upgrading = now.begin_upgrade();
         let started = || (find_generation(&world).is_some() || upgrading.is_finished()).then_some(());
@@ -121,7 +120,6 @@ fn without_a_descriptor_left_the_upgrade_fails_naming_the_limit_and_the_next_wor
             return world.stop(&next);
         }
         let failed = upgrading.join().unwrap();
-        failures += 1;
         assert_eq!(failed.rc, -i64::from(libc::ENOEXEC), "{failed:?}");
         assert!(failed.text.contains("(EMFILE)"), "{failed:?}");
         assert!(failed.text.contains(&format!("{limit} (RLIMIT_NOFILE)")), "{failed:?}");
