@@ -140,6 +140,8 @@ fn a_stale_path_is_replaced_and_a_live_one_is_in_use() {
     let text = now.fails(&format!("listen {}", place.address), libc::EADDRINUSE);
     assert!(text.contains("EADDRINUSE") && text.contains(place.path.to_str().unwrap()), "{text}");
     drop(theirs);
+    // A fork of another test may have a copy for a moment.
+    testkit::wait_until("it is stale", SOON, || place.connect().is_err());
     let fd = now.ok(&format!("listen {}", place.address));
     now.ok("ready -1");
     now.ok(&format!("serve {fd}"));
