@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::channel::Keep;
 use crate::config::Config;
 use crate::drain::CONNECTIONS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
@@ -98,11 +98,12 @@ impl Flip {
         let only = Only::take()?;
         fork::install();
         crate::log::init();
-        let startup = Startup::capture()?;
         let environment = inherit::Environment::from_vars(std::env::vars_os());
+        // Before anything is opened here, which could get the number of a descriptor that is named and missing.
         // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and it
         // forgets them below.
-        let inherited = unsafe { inherit::find(&environment, std::process::id(), startup.secure) }?;
+        let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
+        let startup = Startup::capture()?;
         for name in &inherited.remove {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
             unsafe { std::env::remove_var(name) };
@@ -285,7 +286,12 @@ impl Flip {
         let pending = match unfinished {
             Some((_, pending)) => pending,
             None => {
-                let (answer, pending) = reply()?;
+                let failed = |error: Error| Error::Upgrade {
+                    failure: Failure::Spawn,
+                    errno: error.errno(),
+                    text: supervisor::sentence(&error),
+                };
+                let (answer, pending) = reply().map_err(failed)?;
                 self.0.send(Command::Upgrade(answer));
                 pending
             }

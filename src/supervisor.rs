@@ -22,7 +22,7 @@ use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
 use crate::upgrade::{Event, Machine, Origin, Request, Setup, Timer};
-pub(crate) use actions::outlives;
+pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};

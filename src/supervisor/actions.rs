@@ -56,6 +56,9 @@ impl Supervisor {
             },
             Action::ToSuccessor(says) => self.tell_successor(&says),
             Action::ToPredecessor(says) => {
+                if let SuccessorSays::Withdrawn(_) = says {
+                    lock(&self.inner.registry).withdraw();
+                }
                 let outcome = match &self.predecessor {
                     Some(predecessor) => predecessor.send(&says),
                     None => crate::upgrade::Outcome::Gone,
@@ -223,15 +226,9 @@ impl Supervisor {
         }
     }
 
-    /// A full descriptor table is told with the limit that was met.
     fn spawn_failed(&mut self, error: &Error) -> Event {
         self.spawn_errno = Some(error.errno());
-        Event::SpawnFailed(match (error.errno(), fd::descriptor_limit()) {
-            (Errno::EMFILE, Some(limit)) => {
-                format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
-            }
-            _ => error.to_string(),
-        })
+        Event::SpawnFailed(sentence(error))
     }
 
     fn tell_successor(&mut self, says: &PredecessorSays) -> Option<Event> {
@@ -355,6 +352,16 @@ fn final_error(why: &Final) -> Error {
         Final::StateLost => {
             Error::StateLost("the predecessor died before it had sent the state that it promised".into())
         }
+    }
+}
+
+/// Of something that failed; a full descriptor table is told with the limit that was met.
+pub(crate) fn sentence(error: &Error) -> String {
+    match (error.errno(), fd::descriptor_limit()) {
+        (Errno::EMFILE, Some(limit)) => {
+            format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
+        }
+        _ => error.to_string(),
     }
 }
 
