@@ -76,6 +76,8 @@ pub(super) struct Supervisor {
     /// The request that is being handled.
     asking: Option<Reply<Result<i32>>>,
     free_caller: Option<Reply<()>>,
+    /// flip_free was called: whoever waits is told so, and not what became of the wait.
+    freeing: bool,
     upgrade_started: Instant,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
@@ -120,6 +122,7 @@ pub(crate) fn start(
         upgrade_caller: None,
         asking: None,
         free_caller: None,
+        freeing: false,
         upgrade_started: now,
         upgrade_deadline: now,
         commit_deadline,
@@ -210,11 +213,16 @@ impl Supervisor {
                 }
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
-                    self.feed(Event::Free);
+                    self.free();
                 }
-                Command::FreeUnanswered => self.feed(Event::Free),
+                Command::FreeUnanswered => self.free(),
             }
         }
+    }
+
+    fn free(&mut self) {
+        self.freeing = true;
+        self.feed(Event::Free);
     }
 
     /// One event, everything that follows from it, and the timers of where it led.

@@ -3,7 +3,7 @@
 use super::spawner::Report;
 use super::{GRACE, Supervisor};
 use crate::channel::{FromPredecessor, Hello, Nonce, Process, pair};
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
@@ -247,7 +247,12 @@ impl Supervisor {
                     false => why.sentence(),
                 };
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
-                Err(Error::Upgrade { failure: why.failure(), text })
+                match (why.failure(), self.freeing) {
+                    (Failure::Stopping, true) => {
+                        Err(Error::Canceled("the handle was freed meanwhile".into()))
+                    }
+                    (failure, _) => Err(Error::Upgrade { failure, text }),
+                }
             }
         };
         if let Some(caller) = self.upgrade_caller.take() {
