@@ -3,7 +3,7 @@
 
 use crate::deadline::{scaled, wait_for};
 use crate::load::{Address, get};
-use crate::process::{Family, Output, Process};
+use crate::process::{Family, Output, Process, Program};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -101,6 +101,11 @@ impl Host {
         let program = environment
             .iter()
             .fold(family.program(program), |program, (name, value)| program.env(name, value));
+        Host::run(program)
+    }
+
+    /// The same for one that was prepared: with arguments, under strace …
+    pub fn run(program: Program) -> Host {
         let process = program.output(Output::File).start();
         process.wait_for_output("ready 0", SOON);
         let output = process.output();
