@@ -128,18 +128,19 @@ pub(crate) fn start(
         commit_deadline,
         finished: false,
     };
-    let thread = thread::with_signals_blocked(|| {
-        std::thread::Builder::new().name("flip-supervisor".into()).spawn(move || supervisor.run())
-    });
-    match thread {
+    match thread::start("flip-supervisor", move || supervisor.run()) {
         Ok(thread) => Ok(vec![thread, spawner_thread]),
-        // The spawner ends by itself: the other end of its queue was moved into the closure that never ran.
-        Err(error) => Err(thread_error(&error)),
+        Err(errno) => {
+            // It ends by itself: the other end of its queue was dropped with the closure that never ran. Waited for,
+            // since it holds the handle's descriptors.
+            let _ = spawner_thread.join();
+            Err(thread_error(errno))
+        }
     }
 }
 
-pub(super) fn thread_error(error: &std::io::Error) -> Error {
-    Error::system("cannot start a thread of the library", Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+pub(super) fn thread_error(errno: Errno) -> Error {
+    Error::system("cannot start a thread of the library", errno)
 }
 
 impl Supervisor {

@@ -47,7 +47,7 @@ fn mask(seen: &BTreeMap<String, Vec<String>>, name: &str) -> u64 {
     without_those_of_the_c_library(u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap())
 }
 
-/// Whoever started the tests may have left 32 and 33 ignored, which no program can change through its C library.
+/// posix_spawn of glibc leaves 32 and 33 ignored, so whoever started the tests may have.
 fn without_those_of_the_c_library(mask: u64) -> u64 {
     mask & !(bit(32) | bit(33))
 }

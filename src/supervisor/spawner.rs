@@ -44,22 +44,18 @@ impl Spawner {
         let (orders, inbox) = bounded::<Order>(1);
         let (outbox, reports) = bounded(1);
         let inner = Arc::clone(inner);
-        let thread = thread::with_signals_blocked(|| {
-            std::thread::Builder::new().name("flip-spawner".into()).spawn(move || {
-                for (prepared, watch) in inbox {
-                    let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        spawn::spawn(prepared, &watch)
-                    }));
-                    let spawned =
-                        spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
-                    if outbox.send(spawned).is_err() {
-                        return;
-                    }
-                    let _ = fd::eventfd_write(inner.wake.as_fd());
+        let run = move || {
+            for (prepared, watch) in inbox {
+                let spawned =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| spawn::spawn(prepared, &watch)));
+                let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
+                if outbox.send(spawned).is_err() {
+                    return;
                 }
-            })
-        })
-        .map_err(|error| thread_error(&error))?;
+                let _ = fd::eventfd_write(inner.wake.as_fd());
+            }
+        };
+        let thread = thread::start("flip-spawner", run).map_err(thread_error)?;
         Ok((Spawner { orders, reports, under_way: None }, thread))
     }
 
