@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use testkit::deadline::{try_for, wait_until};
-use testkit::host::{Called, Host, SOON, c_program};
+use testkit::deadline::{try_for, wait_for};
+use testkit::host::{Host, SOON, c_program};
 use testkit::process::{Family, MARK_VARIABLE, Output, Proc, temp_dir};
 
 /// How many generations, how many failed upgrades.
@@ -32,6 +32,171 @@ fn points() -> BTreeSet<String> {
     visit(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
     assert!(found.len() >= 30, "{found:?}");
     found
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Holds {
+    descriptors: usize,
+    threads: usize,
+    children: usize,
+    mappings: usize,
+    resident_kib: u64,
+}
+
+impl Holds {
+    fn of(process: Proc) -> Holds {
+        Holds {
+            descriptors: process.descriptors().len(),
+            threads: process.threads().unwrap_or_default(),
+            children: process.children().len(),
+            mappings: process.mappings().unwrap_or_default(),
+            resident_kib: process.resident().unwrap_or_default() / 1024,
+        }
+    }
+
+    /// Descriptors, threads and children to the last one; memory as far as an allocator lets one say.
+    fn is_no_more_than(&self, before: &Holds) -> bool {
+        let exact = |holds: &Holds| (holds.descriptors, holds.threads, holds.children);
+        exact(self) == exact(before)
+            && self.mappings <= before.mappings + 16
+            && self.resident_kib <= before.resident_kib + 2048
+    }
+}
+
+/// Once the connections of the test are over, `process` holds no more than before.
+#[track_caller]
+fn assert_no_more(process: Proc, before: &Holds) {
+    if try_for(SOON, || Holds::of(process).is_no_more_than(before).then_some(())).is_none() {
+        let (after, descriptors) = (Holds::of(process), process.descriptors());
+        panic!("before {before:?}\nafter  {after:?}\n{descriptors:#?}");
+    }
+}
+
+/// What it holds at rest: the same twice, 50 ms apart.
+fn at_rest(process: Proc) -> Holds {
+    let mut last = None;
+    wait_for("a process at rest", SOON, || {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = Holds::of(process);
+        let same = last.as_ref() == Some(&now);
+        last = Some(now.clone());
+        same.then_some(now)
+    })
+}
+
+#[test]
+fn late_generations_hold_no_more_than_early_ones() {
+    let _limit = testkit::limit(Duration::from_secs(1200));
+    let family = Family::new();
+    let host = Host::start(&family, &[]);
+    let mut pid = host.who().pid;
+    let mut early = None;
+    for generation in 1..=rounds() as i64 {
+        let called = host.call("/upgrade");
+        assert!(called.rc > 0, "{generation}: {called:?}");
+        let who = host.wait_for_other(pid);
+        assert_eq!(who.generation, generation);
+        family.wait_gone(pid, SOON);
+        pid = who.pid;
+        if generation == 5 {
+            early = Some(at_rest(Proc(pid)));
+        }
+    }
+    assert_no_more(Proc(pid), &early.expect("a fifth generation"));
+    assert_eq!(host.call("/request/2").rc, 0);
+    family.assert_none_left(SOON);
+}
+
+/// One way for an upgrade to fail: requests that bring it about, the result, a part of the text.
+struct Way {
+    prepare: Vec<String>,
+    errno: i32,
+    text: &'static str,
+}
+
+fn way(prepare: &[&str], errno: i32, text: &'static str) -> Way {
+    Way { prepare: prepare.iter().map(|one| one.to_string()).collect(), errno, text }
+}
+
+fn ways() -> Vec<Way> {
+    let rogue = c_program("tests/c/rogue.c", &["-Wl,--as-needed"]).to_str().unwrap().replace('/', "%2F");
+    let rogue = format!("/command/{rogue}");
+    let next = |fault: &str| format!("/env/SHELLFLIP_FAULT_NEXT/{fault}");
+    let aborted = libc::ECONNABORTED;
+    vec![
+        way(&["/command/%2Fnonexistent%2Fserver"], libc::ENOEXEC, "no such file"),
+        way(&["/command/no-such-program-in-path"], libc::ENOEXEC, "no-such-program-in-path"),
+        way(&["/command/%2Fetc%2Fpasswd"], libc::ENOEXEC, "permission denied"),
+        way(&["/directory/%2Fnonexistent"], libc::ENOEXEC, "nonexistent"),
+        way(&["/env/HOST_BEFORE_READY/exit:3"], aborted, "exited with status 3"),
+        way(&["/env/HOST_BEFORE_READY/exit:0"], aborted, "exited with status 0"),
+        way(&["/env/HOST_BEFORE_READY/kill"], aborted, "signal 9"),
+        way(&["/env/HOST_BEFORE_READY/free"], libc::ECONNREFUSED, ""),
+        way(&[&next("received:HELLO=kill")], aborted, "signal 9"),
+        way(&[&next("received:HELLO=fail:5")], aborted, "exited with status 2"),
+        way(&[&next("send:READY=exit")], aborted, "exited with status 0"),
+        way(&[&next("sent:READY=kill")], aborted, "signal 9"),
+        way(&[&next("received:COMMIT=kill")], aborted, "signal 9"),
+        way(&[&next("send:LIVE=kill")], aborted, "signal 9"),
+        way(&[&next("socketpair=fail:24")], aborted, "exited with status 2"),
+        way(&["/env/HOST_ADDRESS/nonsense"], aborted, "exited with status 3"),
+        way(&["/command/sleep/1000"], libc::ETIME, "was not ready"),
+        way(&[&rogue], libc::EPROTO, ""),
+    ]
+}
+
+const CLEAN: [&str; 5] = [
+    "/env/HOST_BEFORE_READY",
+    "/env/SHELLFLIP_FAULT_NEXT",
+    "/env/HOST_ADDRESS",
+    "/directory/.",
+    "/command/PROGRAM",
+];
+
+#[test]
+fn a_process_that_survives_upgrades_that_fail_in_every_phase_holds_no_more_than_before() {
+    let _limit = testkit::limit(Duration::from_secs(1200));
+    let family = Family::new();
+    let program = c_program("tests/c/host.c", &[]);
+    let own = program.to_str().unwrap().replace('/', "%2F");
+    // So that the one way that has to wait for it does not wait long, and the others never meet it on a busy machine.
+    let host = Host::start(&family, &[("UPGRADE_TIMEOUT_MS", "1000")]);
+    let me = host.who();
+    let ways = ways();
+    let mut before = None;
+    let mut failed = 0;
+    while failed < rounds() {
+        for way in &ways {
+            for clean in CLEAN {
+                assert_eq!(host.call(&clean.replace("PROGRAM", &own)).rc.min(0), 0);
+            }
+            for request in &way.prepare {
+                assert_eq!(host.call(request).rc, 0, "{request}");
+            }
+            // The one that waits for its deadline: in the first two rounds, then every tenth.
+            if way.errno == libc::ETIME && failed > 2 * ways.len() && failed / ways.len() % 10 != 0 {
+                continue;
+            }
+            let called = host.call("/upgrade");
+            failed += 1;
+            assert_eq!(called.rc, -i64::from(way.errno), "{:?}: {called:?}", way.prepare);
+            assert!(called.error.to_lowercase().contains(way.text), "{:?}: {called:?}", way.prepare);
+            assert_eq!(family.zombies(), [], "{:?}", way.prepare);
+        }
+        if before.is_none() {
+            before = Some(at_rest(host.process.proc()));
+        }
+    }
+    assert_eq!(host.who(), me);
+    assert_no_more(host.process.proc(), &before.expect("a first round"));
+    for clean in CLEAN {
+        host.call(&clean.replace("PROGRAM", &own));
+    }
+    assert!(host.call("/upgrade").rc > 0);
+    assert_eq!(host.wait_for_other(me.pid).generation, 1);
+    assert_eq!(host.call("/request/2").rc, 0);
+    family.assert_none_left(SOON);
 }
 
 #[test]
