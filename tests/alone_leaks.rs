@@ -1,7 +1,7 @@
 //! Nothing is left behind: not by a call that fails at any system call on its way, not by generations that follow
 //! each other, not by upgrades that fail, whatever phase they were in. And no signal is raised by a peer that dies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testkit::deadline::{try_for, wait_for};
@@ -197,6 +197,170 @@ fn a_process_that_survives_upgrades_that_fail_in_every_phase_holds_no_more_than_
     assert_eq!(host.wait_for_other(me.pid).generation, 1);
     assert_eq!(host.call("/request/2").rc, 0);
     family.assert_none_left(SOON);
+}
+
+/// How often each point was met, from a log.
+fn met(log: &Path) -> BTreeMap<String, usize> {
+    let mut met = BTreeMap::new();
+    for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
+        let point = line.split(' ').nth(1).unwrap();
+        *met.entry(point.to_string()).or_default() += 1;
+    }
+    met
+}
+
+/// Not failed: waits that a busy machine makes as many of as it likes; what cannot fail for a child of one's own; and
+/// a channel that cannot be read, which the tests of the handshake have.
+const NOT_FAILED: [&str; 7] =
+    ["poll", "accept", "eventfd-drain", "eventfd-write", "reap", "reap_ending", "recvmsg"];
+
+#[test]
+fn an_upgrade_that_fails_at_any_system_call_of_the_predecessor_leaves_nothing_and_the_next_one_works() {
+    let _limit = testkit::limit(Duration::from_secs(1200));
+    let points: Vec<String> =
+        points().into_iter().filter(|one| !NOT_FAILED.contains(&one.as_str())).collect();
+    let failed = fail_each(&points, "");
+    for needed in
+        ["socketpair", "sendmsg", "eventfd", "dup", "clone", "mmap_stack", "mmap_shared", "pidfd_open"]
+    {
+        assert!(failed.contains(needed), "{needed} failed nothing; what did: {failed:?}");
+    }
+    // With so many listeners that a memfd has their names.
+    let more = ["memfd_create", "seal", "write"].map(String::from);
+    assert_eq!(fail_each(&more, "many:140").into_iter().collect::<Vec<_>>(), more);
+}
+
+/// Fails each of these calls of an upgrade, one after the other; those that made it fail.
+fn fail_each(points: &[String], steps: &str) -> BTreeSet<String> {
+    let family = Family::new();
+    let folder = temp_dir();
+    let log = folder.path().join("log");
+    // An action of no name is logged and does nothing.
+    let seen: Vec<String> = points.iter().map(|point| format!("{point}=seen")).collect();
+    let (seen, log_path) = (seen.join(","), log.to_str().unwrap());
+    let environment =
+        [("SHELLFLIP_FAULT", seen.as_str()), ("SHELLFLIP_FAULT_LOG", log_path), ("HOST_BEFORE_READY", steps)];
+    let host = Host::start(&family, &environment);
+    let pid = host.who().pid;
+    let at_start = met(&log);
+    assert!(host.call("/upgrade").rc > 0);
+    host.wait_for_other(pid);
+    let at_end = met(&log);
+    host.call("/request/2");
+    family.assert_none_left(SOON);
+
+    let mut failed = BTreeSet::new();
+    for (point, times) in &at_end {
+        let first = at_start.get(point).copied().unwrap_or_default() + 1;
+        for n in first..=*times {
+            let fault = format!("{point}#{n}=fail:{}", libc::ENOBUFS);
+            let host = Host::start(&family, &[("SHELLFLIP_FAULT", &fault), ("HOST_BEFORE_READY", steps)]);
+            let me = host.who();
+            let before = at_rest(host.process.proc());
+            let called = host.call("/upgrade");
+            if called.rc < 0 {
+                failed.insert(point.clone());
+                assert!(called.error.contains(' '), "{fault}: {called:?}");
+                assert_eq!(host.who(), me, "{fault}");
+                assert_no_more(host.process.proc(), &before);
+                assert!(host.call("/upgrade").rc > 0, "{fault}");
+            }
+            let who = host.wait_for_other(me.pid);
+            assert_eq!(who.generation, 1, "{fault}");
+            host.call("/request/2");
+            family.assert_none_left(SOON);
+        }
+    }
+    failed
+}
+
+#[test]
+fn a_successor_whose_start_fails_at_any_system_call_is_an_upgrade_that_failed() {
+    let _limit = testkit::limit(Duration::from_secs(1200));
+    let family = Family::new();
+    let folder = temp_dir();
+    let mut host = Host::start(&family, &[]);
+    let mut who = host.who();
+    for (number, point) in points().iter().filter(|one| !NOT_FAILED.contains(&one.as_str())).enumerate() {
+        for n in 1.. {
+            let log = folder.path().join(format!("{number}-{n}"));
+            host.call(&format!("/env/SHELLFLIP_FAULT_LOG/{}", log.to_str().unwrap().replace('/', "%2F")));
+            let fault = format!("{point}%23{n}=fail:{}", libc::ENOBUFS);
+            host.call(&format!("/env/SHELLFLIP_FAULT_NEXT/{fault}"));
+            let called = host.call("/upgrade");
+            if called.rc > 0 {
+                let next = host.wait_for_other(who.pid);
+                assert_eq!(next.generation, who.generation + 1, "{fault}");
+                who = next;
+            } else {
+                assert!(called.error.contains(' '), "{fault}: {called:?}");
+                assert_eq!(host.who(), who, "{fault}: {called:?}");
+                assert_eq!(family.zombies(), []);
+            }
+            if !log.exists() {
+                break;
+            }
+        }
+    }
+    host.call("/request/2");
+    host.process.exit_status();
+    family.assert_none_left(SOON);
+}
+
+#[test]
+fn a_peer_that_dies_raises_no_signal_in_the_one_that_speaks_to_it() {
+    let _limit = testkit::limit(Duration::from_secs(120));
+    let family = Family::new();
+    let sigpipe = 1 << (libc::SIGPIPE - 1);
+    // The old one speaks to a new one that is dead by then.
+    for (old, new) in [
+        ("send:HELLO=sleep:1", "received:HELLO=kill"),
+        ("send:COMMIT=sleep:300", "sent:READY=kill"),
+        ("send:RELEASED=sleep:300", "sent:LIVE=kill"),
+        ("send:ABORT=sleep:300", "send:READY=kill"),
+    ] {
+        let host = Host::start(&family, &[("SHELLFLIP_FAULT", old)]);
+        let me = host.who();
+        host.call(&format!("/env/SHELLFLIP_FAULT_NEXT/{new}"));
+        let called = host.call("/upgrade");
+        assert_eq!(called.rc, -i64::from(libc::ECONNABORTED), "{old} {new}: {called:?}");
+        assert_eq!(host.who(), me);
+        let process = host.process.proc();
+        assert_eq!(
+            process.ignored().map(|all| all & sigpipe),
+            Some(0),
+            "the host has SIGPIPE at its default"
+        );
+        assert_eq!(process.caught().map(|all| all & sigpipe), Some(0));
+        host.call("/env/SHELLFLIP_FAULT_NEXT");
+        assert!(host.call("/upgrade").rc > 0);
+        host.wait_for_other(me.pid);
+        host.call("/request/2");
+        family.assert_none_left(SOON);
+    }
+    // The new one speaks to an old one that is dead by then, and takes over.
+    for (old, new) in [
+        ("send:COMMIT=kill", "send:READY=sleep:1"),
+        ("received:READY=kill", "sent:READY=sleep:1"),
+        ("sent:COMMIT=kill", "send:LIVE=sleep:300"),
+    ] {
+        let host = Host::start(&family, &[("SHELLFLIP_FAULT", old)]);
+        let me = host.who();
+        host.call(&format!("/env/SHELLFLIP_FAULT_NEXT/{new}"));
+        assert_eq!(host.call("/request/1").rc, 0);
+        let who = wait_for("the new one to take over", SOON, || {
+            let answer = testkit::load::get(&host.address, "/", SOON).ok()?;
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            let pid: i32 = text.split("\"pid\":").nth(1)?.split(',').next()?.parse().ok()?;
+            (pid != me.pid).then_some(pid)
+        });
+        let process = Proc(who);
+        assert_eq!(process.ignored().map(|all| all & sigpipe), Some(0));
+        assert!(host.call("/upgrade").rc > 0, "{old} {new}");
+        host.wait_for_other(who);
+        host.call("/request/2");
+        family.assert_none_left(SOON);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@
  * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
  * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor), free, ready:MS (a
  * flip_ready with that time-out, reported), ready-free (flip_ready in a thread, flip_free in another), leak (descriptors
- * without CLOEXEC), signals (blocks, ignores, handles some), and after flip_ready, when the threads that serve exist:
+ * without CLOEXEC), many:N (listeners), signals (blocks, ignores, handles some), and after flip_ready, when the threads that serve exist:
  * setuid:N, seccomp (no clone, no fork, no execve on the main thread), both reported.
  * It reports to stdout, one line each: `init`, `listening ADDRESS`, `ready RC`, `shutdown KIND`, `drain RC`, `end`. */
 #define _GNU_SOURCE
@@ -212,6 +212,17 @@ static void leak(void)
         perror("leak");
 }
 
+/* Listeners whose names alone are more than one message holds. */
+static void listen_on_many(long n)
+{
+    char address[400];
+    for (long i = 0; i < n; i++) {
+        snprintf(address, sizeof address, "tcp://127.0.0.1:0?name=%0250ld", i);
+        if (flip_listen(flip, address) < 0)
+            fprintf(stderr, "many: %s\n", flip_last_error());
+    }
+}
+
 static void handled(int signal)
 {
     (void)signal;
@@ -272,6 +283,8 @@ static void before_ready(char *steps)
             exit(0);
         } else if (!strcmp(step, "leak"))
             leak();
+        else if (!strncmp(step, "many", 4))
+            listen_on_many(value);
         else if (!strcmp(step, "signals"))
             change_signals();
         else if (!strcmp(step, "ready-free"))
