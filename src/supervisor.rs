@@ -79,6 +79,8 @@ pub(super) struct Supervisor {
     /// flip_free was called: whoever waits is told so, and not what became of the wait.
     freeing: bool,
     upgrade_started: Instant,
+    /// The new process of this upgrade, once it has started.
+    started: Option<i32>,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
     commit_deadline: Instant,
@@ -124,6 +126,7 @@ pub(crate) fn start(
         free_caller: None,
         freeing: false,
         upgrade_started: now,
+        started: None,
         upgrade_deadline: now,
         commit_deadline,
         finished: false,

@@ -121,6 +121,7 @@ impl Supervisor {
     /// Everything that a successor needs, then the spawner's turn.
     fn start_successor(&mut self) -> Result<()> {
         self.upgrade_started = Instant::now();
+        self.started = None;
         self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
         let startup = &self.inner.startup;
         let (program, environment) = {
@@ -185,6 +186,7 @@ impl Supervisor {
             Some(Report::Started { channel, spawned }) => {
                 log::write(Level::Info, format_args!("new process {} started", spawned.pid));
                 self.inner.published.successor.store(spawned.pid.as_raw(), SeqCst);
+                self.started = Some(spawned.pid.as_raw());
                 self.successor = Some(super::Successor::new(channel, spawned));
                 self.feed(Event::Spawned);
             }
@@ -243,7 +245,10 @@ impl Supervisor {
             }
             Err(why) => {
                 let text = match why.about_successor() {
-                    true => format!("new process {pid} {} (after {after:.1} s)", why.sentence()),
+                    true => {
+                        let pid = self.started.map(|pid| format!("{pid} ")).unwrap_or_default();
+                        format!("new process {pid}{} (after {after:.1} s)", why.sentence())
+                    }
                     false => why.sentence(),
                 };
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
