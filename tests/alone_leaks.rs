@@ -183,7 +183,10 @@ fn a_process_that_survives_upgrades_that_fail_in_every_phase_holds_no_more_than_
                 assert_eq!(host.call(request).rc, 0, "{request}");
             }
             // The one that waits for its deadline: in the first rounds, then now and then.
-            if way.errno == libc::ETIME && failed > 2 * ways.len() && failed / ways.len() % 10 != 0 {
+            if way.errno == libc::ETIME
+                && failed > 2 * ways.len()
+                && !(failed / ways.len()).is_multiple_of(10)
+            {
                 continue;
             }
             let called = host.call("/upgrade");

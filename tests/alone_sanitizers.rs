@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use testkit::deadline::{scaled, wait_for};
-use testkit::host::{Host, SOON, c_program};
+use testkit::host::{Host, SOON, c_program, library_folder};
 use testkit::process::{Family, Output, Process, Program, Signal, free_port, signal, temp_dir};
 
 /// Everything here is several times slower than without.
@@ -211,4 +211,60 @@ fn valgrind_finds_nothing_in_an_upgrade() {
 /// `tests/c/pidfd_shim.c` as a shared library.
 fn shim() -> PathBuf {
     c_program("tests/c/pidfd_shim.c", &["-fPIC", "-shared", "-Wl,--as-needed"])
+}
+
+/// With the host as a whole under AddressSanitizer; `tests/c/host.c` is linked with the static library, which a nightly
+/// compiler has instrumented.
+#[test]
+fn address_sanitizer_finds_nothing_in_the_library() {
+    let _limit = testkit::limit(Duration::from_secs(1500));
+    let test = "address_sanitizer_finds_nothing_in_the_library";
+    if std::env::var("SHELLFLIP_DEEP").as_deref() != Ok("1") {
+        println!("SKIPPED: {test}: it builds the library anew; make deep runs it");
+        return;
+    }
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        // Those of the cargo that runs this test name its own toolchain.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let own = name.starts_with("CARGO") || name.starts_with("RUST");
+            if own && !["CARGO_HOME", "RUSTUP_HOME"].contains(&name.as_str()) {
+                command.env_remove(name);
+            }
+        }
+        command.arg("+nightly").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+    };
+    if !cargo(&["--version"]).output().is_ok_and(|output| output.status.success()) {
+        println!(
+            "SKIPPED: {test}: NO NIGHTLY TOOLCHAIN, so nothing has looked into the library's own memory"
+        );
+        return;
+    }
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let folder = library_folder().join("asan");
+    let status = cargo(&["rustc", "--quiet", "--lib", "--features", "faults", "--crate-type", "staticlib"])
+        .args(["--target", &target, "--target-dir"])
+        .arg(&folder)
+        .env("RUSTFLAGS", "-Zsanitizer=address")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let archive = folder.join(target).join("debug/libshellflip.a");
+    let program = folder.join("host");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let status = Command::new("cc")
+        .args(["-std=c11", "-g", "-O1", "-pthread", "-fsanitize=address", "-I"])
+        .arg(root.join("include"))
+        .arg(root.join("tests/c/host.c"))
+        .arg(&archive)
+        .args(["-lgcc_s", "-lutil", "-lrt", "-lm", "-ldl", "-o"])
+        .arg(&program)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let family = Family::new();
+    survive(&Host::start_program(&family, &program, &[]));
+    family.assert_none_left(SOON);
 }
