@@ -94,7 +94,7 @@ fn late_generations_hold_no_more_than_early_ones() {
     let mut pid = host.who().pid;
     let mut early = None;
     for generation in 1..=rounds() as i64 {
-        let called = host.call("/upgrade");
+        let called = host.upgrade();
         assert!(called.rc > 0, "{generation}: {called:?}");
         let who = host.wait_for_other(pid);
         assert_eq!(who.generation, generation);
@@ -189,7 +189,7 @@ fn a_process_that_survives_upgrades_that_fail_in_every_phase_holds_no_more_than_
             {
                 continue;
             }
-            let called = host.call("/upgrade");
+            let called = host.upgrade();
             failed += 1;
             assert_eq!(called.rc, -i64::from(way.errno), "{:?}: {called:?}", way.prepare);
             assert!(called.error.to_lowercase().contains(way.text), "{:?}: {called:?}", way.prepare);
@@ -204,7 +204,7 @@ fn a_process_that_survives_upgrades_that_fail_in_every_phase_holds_no_more_than_
     for clean in CLEAN {
         host.call(&clean.replace("PROGRAM", &own));
     }
-    assert!(host.call("/upgrade").rc > 0);
+    assert!(host.upgrade().rc > 0);
     assert_eq!(host.wait_for_other(me.pid).generation, 1);
     assert_eq!(host.call("/request/2").rc, 0);
     family.assert_none_left(SOON);
@@ -254,7 +254,7 @@ fn fail_each(points: &[String], steps: &str) -> BTreeSet<String> {
     let host = Host::start(&family, &environment);
     let pid = host.who().pid;
     let at_start = met(&log);
-    assert!(host.call("/upgrade").rc > 0);
+    assert!(host.upgrade().rc > 0);
     host.wait_for_other(pid);
     let at_end = met(&log);
     host.call("/request/2");
@@ -268,13 +268,13 @@ fn fail_each(points: &[String], steps: &str) -> BTreeSet<String> {
             let host = Host::start(&family, &[("SHELLFLIP_FAULT", &fault), ("HOST_BEFORE_READY", steps)]);
             let me = host.who();
             let before = at_rest(host.process.proc());
-            let called = host.call("/upgrade");
+            let called = host.upgrade();
             if called.rc < 0 {
                 failed.insert(point.clone());
                 assert!(called.error.contains(' '), "{fault}: {called:?}");
                 assert_eq!(host.who(), me, "{fault}");
                 assert_no_more(host.process.proc(), &before);
-                assert!(host.call("/upgrade").rc > 0, "{fault}");
+                assert!(host.upgrade().rc > 0, "{fault}");
             }
             let who = host.wait_for_other(me.pid);
             assert_eq!(who.generation, 1, "{fault}");
@@ -298,7 +298,7 @@ fn a_successor_whose_start_fails_at_any_system_call_is_an_upgrade_that_failed() 
             host.call(&format!("/env/SHELLFLIP_FAULT_LOG/{}", log.to_str().unwrap().replace('/', "%2F")));
             let fault = format!("{point}%23{n}=fail:{}", libc::ENOBUFS);
             host.call(&format!("/env/SHELLFLIP_FAULT_NEXT/{fault}"));
-            let called = host.call("/upgrade");
+            let called = host.upgrade();
             if called.rc > 0 {
                 let next = host.wait_for_other(who.pid);
                 assert_eq!(next.generation, who.generation + 1, "{fault}");
@@ -344,7 +344,7 @@ fn a_peer_that_dies_raises_no_signal_in_the_one_that_speaks_to_it() {
         let host = Host::start(&family, &[("SHELLFLIP_FAULT", old)]);
         let me = host.who();
         host.call(&format!("/env/SHELLFLIP_FAULT_NEXT/{new}"));
-        let called = host.call("/upgrade");
+        let called = host.upgrade();
         assert_eq!(called.rc, -i64::from(libc::ECONNABORTED), "{old} {new}: {called:?}");
         assert_eq!(host.who(), me);
         let process = host.process.proc();
@@ -356,7 +356,7 @@ fn a_peer_that_dies_raises_no_signal_in_the_one_that_speaks_to_it() {
         assert_eq!(process.caught().map(|all| all & sigpipe), Some(0));
         assert_no_sigpipe(process);
         host.call("/env/SHELLFLIP_FAULT_NEXT");
-        assert!(host.call("/upgrade").rc > 0);
+        assert!(host.upgrade().rc > 0);
         host.wait_for_other(me.pid);
         host.call("/request/2");
         family.assert_none_left(SOON);
@@ -380,7 +380,7 @@ fn a_peer_that_dies_raises_no_signal_in_the_one_that_speaks_to_it() {
         let process = Proc(who);
         assert_eq!(process.ignored().map(|all| all & sigpipe), Some(0));
         assert_no_sigpipe(process);
-        assert!(host.call("/upgrade").rc > 0, "{old} {new}");
+        assert!(host.upgrade().rc > 0, "{old} {new}");
         host.wait_for_other(who);
         host.call("/request/2");
         family.assert_none_left(SOON);

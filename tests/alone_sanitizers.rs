@@ -124,12 +124,12 @@ fn survive(host: &Host) {
     let mut pid = host.who().pid;
     for steps in ["exit:3", "kill", "free"] {
         host.call(&format!("/env/HOST_BEFORE_READY/{steps}"));
-        assert!(host.call("/upgrade").rc < 0);
+        assert!(host.upgrade().rc < 0);
         assert_eq!(host.who().pid, pid);
     }
     host.call("/env/HOST_BEFORE_READY");
     for _ in 0..2 {
-        let called = host.call("/upgrade");
+        let called = host.upgrade();
         assert!(called.rc > 0, "{called:?}\n{}", host.process.output());
         pid = host.wait_for_other(pid).pid;
     }

@@ -27,7 +27,7 @@ fn first_look(host: &Host, folder: &Path) -> BTreeMap<String, Vec<String>> {
     let out = folder.join("look");
     host.call(&format!("/env/LOOK_OUT/{}", segment(&out)));
     host.call(&format!("/command/{}", look()));
-    let called = host.call("/upgrade");
+    let called = host.upgrade();
     assert!(called.error.contains("exited with status 0 before it was ready"), "{called:?}");
     let text = std::fs::read_to_string(&out).unwrap();
     assert!(text.ends_with("end\n"), "{text}");
@@ -133,7 +133,7 @@ fn a_third_generation_starts_with_the_signals_of_the_first() {
     let host = Host::start(&family, &[("HOST_BEFORE_READY", "signals,leak")]);
     let mut pid = host.who().pid;
     for _ in 0..2 {
-        assert!(host.call("/upgrade").rc > 0);
+        assert!(host.upgrade().rc > 0);
         pid = host.wait_for_other(pid).pid;
     }
     let seen = first_look(&host, folder.path());
@@ -151,7 +151,7 @@ fn its_own_pid_is_in_its_environment_and_its_children_see_none_of_it() {
     let host = Host::start(&family, &[]);
     let mut pid = host.who().pid;
     for generation in 1..=2 {
-        assert!(host.call("/upgrade").rc > 0);
+        assert!(host.upgrade().rc > 0);
         pid = host.wait_for_other(pid).pid;
         let own = pid.to_string();
         let value = |name| String::from_utf8(Proc(pid).variable(name).unwrap()).unwrap();
@@ -189,7 +189,7 @@ fn an_upgrade_is_one_vfork_like_clone_and_no_fork() {
     let host = Host::run(program);
     let mut pid = host.who().pid;
     for _ in 0..3 {
-        assert!(host.call("/upgrade").rc > 0);
+        assert!(host.upgrade().rc > 0);
         pid = host.wait_for_other(pid).pid;
     }
     assert_eq!(host.call("/request/2").rc, 0);
@@ -268,7 +268,7 @@ fn a_seccomp_filter_on_the_hosts_main_thread_does_not_reach_the_librarys() {
 fn upgrades_go_on(host: &Host, check: impl Fn(i32)) {
     let mut pid = host.who().pid;
     for generation in 1..=3 {
-        let called = host.call("/upgrade");
+        let called = host.upgrade();
         assert!(called.rc > 0, "{called:?}\n{}", host.process.output());
         let who = host.wait_for_other(pid);
         assert_eq!(who.generation, generation);
@@ -285,7 +285,7 @@ fn flip_free_wakes_flip_ready() {
     let host = Host::start(&family, &[("SHELLFLIP_FAULT", "send:COMMIT=sleep:1500")]);
     let before = host.who();
     host.call("/env/HOST_BEFORE_READY/ready-free");
-    let called = host.call("/upgrade");
+    let called = host.upgrade();
     assert_eq!(called.rc, -i64::from(libc::ECONNREFUSED), "{called:?}");
     host.process.wait_for_output(&format!("ready-free -{}", libc::ECANCELED), SOON);
     assert_eq!(host.who(), before);
