@@ -75,6 +75,9 @@ pub(crate) struct Published {
     detach_told: AtomicBool,
 }
 
+/// This process has looked at what a predecessor left it.
+static INHERITED: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     /// An upgrade that this thread asked for and has not been told the result of: the next call goes on waiting.
     static UNFINISHED: RefCell<Option<(Weak<Inner>, Pending<Result<i32>>)>> = const { RefCell::new(None) };
@@ -99,15 +102,17 @@ impl Flip {
         fork::install();
         crate::log::init();
         let environment = inherit::Environment::from_vars(std::env::vars_os());
+        if environment.is_successor(std::process::id()) && INHERITED.swap(true, SeqCst) {
+            // Its descriptors were closed with the first try; the numbers may be the host's by now.
+            return Err(Error::Protocol(
+                "this successor's first flip_init failed, and there is no second".into(),
+            ));
+        }
+        // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and they
+        // are not looked at twice, as just seen.
         // Before anything is opened here, which could get the number of a descriptor that is named and missing.
-        // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and it
-        // forgets them below.
         let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
         let startup = Startup::capture()?;
-        for name in &inherited.remove {
-            // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
-            unsafe { std::env::remove_var(name) };
-        }
         let (predecessor, generation, registry) = match inherited.inheritance {
             Inheritance::Fresh { listen_fds } => (None, 0, Registry::fresh(listen_fds)),
             Inheritance::Upgrade(upgrade) => {
@@ -149,6 +154,12 @@ impl Flip {
         {
             let _ = flip.free();
             return Err(error);
+        }
+        // Last of all: a call that fails changes nothing.
+        for name in &inherited.remove {
+            // SAFETY: the contract of flip_init: before the host has threads that could read the environment; the
+            // library's read it through std alone.
+            unsafe { std::env::remove_var(name) };
         }
         Ok(flip)
     }

@@ -115,6 +115,11 @@ impl Environment {
         }
         environment
     }
+
+    /// Whether it says that the process `pid` is a successor.
+    pub fn is_successor(&self, pid: u32) -> bool {
+        self.channel.as_deref().is_some_and(|channel| meant_for(channel, pid).is_some())
+    }
 }
 
 /// What the process `pid`, this one, was started with. With `secure` (AT_SECURE) nothing: then its environment comes

@@ -75,6 +75,10 @@ pub(super) struct Supervisor {
     upgrade_started: Instant,
     /// Why the last program could not be started.
     spawn_errno: Option<Errno>,
+    /// flip_free was called: whoever waits is told so, and not what became of the wait.
+    freeing: bool,
+    /// The new process of this upgrade, once it has started.
+    started: Option<i32>,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
     commit_deadline: Instant,
@@ -130,22 +134,25 @@ pub(crate) fn start(
         deaf: None,
         upgrade_started: now,
         spawn_errno: None,
+        freeing: false,
+        started: None,
         upgrade_deadline: now,
         commit_deadline,
         finished: false,
     };
-    let thread = thread::with_signals_blocked(|| {
-        std::thread::Builder::new().name("flip-supervisor".into()).spawn(move || supervisor.run())
-    });
-    match thread {
+    match thread::start("flip-supervisor", move || supervisor.run()) {
         Ok(thread) => Ok(vec![thread, spawner_thread]),
-        // The spawner ends by itself: the other end of its queue was moved into the closure that never ran.
-        Err(error) => Err(thread_error(&error)),
+        Err(errno) => {
+            // It ends by itself: the other end of its queue was dropped with the closure that never ran. Waited for,
+            // since it holds the handle's descriptors.
+            let _ = spawner_thread.join();
+            Err(thread_error(errno))
+        }
     }
 }
 
-pub(super) fn thread_error(error: &std::io::Error) -> Error {
-    Error::system("cannot start a thread of the library", Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+pub(super) fn thread_error(errno: Errno) -> Error {
+    Error::system("cannot start a thread of the library", errno)
 }
 
 impl Supervisor {
@@ -223,11 +230,16 @@ impl Supervisor {
                 Command::Extend(by, caller) => caller.send(self.extend(by)),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
-                    self.feed(Event::Free);
+                    self.free();
                 }
-                Command::FreeUnanswered => self.feed(Event::Free),
+                Command::FreeUnanswered => self.free(),
             }
         }
+    }
+
+    fn free(&mut self) {
+        self.freeing = true;
+        self.feed(Event::Free);
     }
 
     /// One event, everything that follows from it, and the timers of where it led.

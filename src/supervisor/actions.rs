@@ -144,6 +144,7 @@ impl Supervisor {
     fn start_successor(&mut self) -> Result<()> {
         self.deaf = None;
         self.upgrade_started = Instant::now();
+        self.started = None;
         self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
         // A follow-up starts in the step that ends its forerunner: the machine sees no moment without these timers.
         for timer in [Timer::Upgrade, Timer::Spawn] {
@@ -212,6 +213,7 @@ impl Supervisor {
             Some(Report::Started { channel, spawned }) => {
                 log::write(Level::Info, format_args!("new process {} started", spawned.pid));
                 self.inner.published.successor.store(spawned.pid.as_raw(), SeqCst);
+                self.started = Some(spawned.pid.as_raw());
                 self.successor = Some(super::Successor::new(channel, spawned));
                 self.feed(Event::Spawned);
             }
@@ -280,7 +282,10 @@ impl Supervisor {
             }
             Err(why) => {
                 let mut text = match why.about_successor() {
-                    true => format!("new process {pid} {} (after {after:.1} s)", why.sentence()),
+                    true => {
+                        let pid = self.started.map(|pid| format!("{pid} ")).unwrap_or_default();
+                        format!("new process {pid}{} (after {after:.1} s)", why.sentence())
+                    }
                     false => why.sentence(),
                 };
                 if self.deaf == Some(true)
@@ -291,7 +296,12 @@ impl Supervisor {
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
                 let failure = why.failure();
                 let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);
-                Err(Error::Upgrade { failure, errno: errno.unwrap_or(failure.errno()), text })
+                match failure {
+                    Failure::Stopping if self.freeing => {
+                        Err(Error::Canceled("the handle was freed meanwhile".into()))
+                    }
+                    _ => Err(Error::Upgrade { failure, errno: errno.unwrap_or(failure.errno()), text }),
+                }
             }
         };
         if let Some(caller) = self.upgrade_caller.take() {

@@ -12,18 +12,22 @@
  *   GET /count          flip_conn_count
  *   GET /successor      flip_successor_pid
  *   GET /free           flip_free
+ *   GET /system/C       system(C)
  *
  * The environment says how it starts: HOST_ADDRESS (default tcp://127.0.0.1:0), HOST_VERSION, UPGRADE_TIMEOUT_MS,
  * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL (a folder: the same calls are answered on the unix socket PID in it from
  * flip_init on, in every state), and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
  * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor that fork handlers leave
  * it), worker (the same by the bare system call: it holds the library's own, too), free, ready:MS (a flip_ready with that
- * time-out, reported), ready-loop:MS (again and again until it does not time out), wait:FILE (until it exists), child (this
- * program again, without steps, in a child), setuid:N, seccomp (no clone, no execve on this thread).
+ * time-out, reported), ready-loop:MS (again and again until it does not time out), ready-free (flip_ready in a thread,
+ * flip_free in another), wait:FILE (until it exists), child (this program again, without steps, in a child), leak
+ * (descriptors without CLOEXEC), many:N (listeners), signals (blocks, ignores, handles some), and after flip_ready, when the
+ * threads that serve exist: setuid:N, seccomp (no clone, no fork, no execve on the main thread), both reported.
  * It reports to stdout, one line each: `init`, `listening ADDRESS`, `ready RC`, `shutdown KIND`, `drain RC`, `end`. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -128,6 +132,8 @@ static void answer_call(char *path, char *out, size_t size)
         rc = flip_set_directory(flip, parts[1]);
     else if (!strcmp(call, "chdir") && n > 1)
         rc = chdir(parts[1]) == 0 ? 0 : -errno;
+    else if (!strcmp(call, "system") && n > 1)
+        rc = system(parts[1]);
     else if (!strcmp(call, "count"))
         rc = flip_conn_count(flip);
     else if (!strcmp(call, "successor"))
@@ -268,18 +274,72 @@ static void live_on(long pid)
     say("worker", "", pid);
 }
 
-static void forbid_clone_and_execve(void)
+static int forbid_clone_and_execve(void)
 {
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_vfork, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-    };
-    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-        perror("seccomp");
+    static const unsigned forbidden[] = { SYS_execve, SYS_clone, SYS_clone3, SYS_fork, SYS_vfork };
+    enum { N = sizeof forbidden / sizeof *forbidden };
+    struct sock_filter filter[N + 3] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)) };
+    for (int i = 0; i < N; i++)
+        filter[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, forbidden[i], (unsigned char)(N - i), 0);
+    filter[N + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    filter[N + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+    struct sock_fprog program = { N + 3, filter };
+    int failed = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) | prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+    return failed || fork() != -1 || errno != EPERM;
+}
+
+static void leak(void)
+{
+    int fds[2];
+    if (open("/dev/zero", O_RDONLY) < 0 || pipe(fds) != 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0 ||
+        dup2(fds[0], 500) < 0 || dup2(fds[0], 1000) < 0)
+        perror("leak");
+}
+
+/* Listeners whose names alone are more than one message holds. */
+static void listen_on_many(long n)
+{
+    char address[400];
+    for (long i = 0; i < n; i++) {
+        snprintf(address, sizeof address, "tcp://127.0.0.1:0?name=%0250ld", i);
+        if (flip_listen(flip, address) < 0)
+            fprintf(stderr, "many: %s\n", flip_last_error());
+    }
+}
+
+static void handled(int signal)
+{
+    (void)signal;
+}
+
+static void change_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    sigaddset(&set, SIGRTMIN + 1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGTSTP, SIG_IGN);
+    signal(SIGALRM, handled);
+    signal(SIGHUP, SIG_DFL);
+}
+
+static void *ready_thread(void *unused)
+{
+    (void)unused;
+    return (void *)(long)flip_ready(flip, -1);
+}
+
+static void free_while_ready_waits(void)
+{
+    pthread_t thread;
+    void *rc;
+    pthread_create(&thread, NULL, ready_thread, NULL);
+    sleep_ms(200);
+    flip_free(flip);
+    pthread_join(thread, &rc);
+    say("ready-free", "", (long)rc);
+    exit(0);
 }
 
 static void before_ready(char *steps)
@@ -321,13 +381,29 @@ static void before_ready(char *steps)
             flip_free(flip);
             say("freed", "", 0);
             exit(0);
-        } else if (!strncmp(step, "ready", 5))
+        } else if (!strcmp(step, "leak"))
+            leak();
+        else if (!strncmp(step, "many", 4))
+            listen_on_many(value);
+        else if (!strcmp(step, "signals"))
+            change_signals();
+        else if (!strcmp(step, "ready-free"))
+            free_while_ready_waits();
+        else if (!strncmp(step, "ready", 5))
             say("ready", "", flip_ready(flip, (int)value));
-        else if (!strncmp(step, "setuid", 6)) {
-            int failed = setgroups(0, NULL) | setgid((gid_t)value) | setuid((uid_t)value);
-            say("setuid", "", failed);
-        } else if (!strcmp(step, "seccomp"))
-            forbid_clone_and_execve();
+    }
+}
+
+/* With all threads there: what each of them does about it is the test. */
+static void after_ready(char *steps)
+{
+    char *rest = NULL;
+    for (char *step = strtok_r(steps, ",", &rest); step; step = strtok_r(NULL, ",", &rest)) {
+        long value = strchr(step, ':') ? atol(strchr(step, ':') + 1) : 0;
+        if (!strncmp(step, "setuid", 6) && geteuid() == 0)
+            say("setuid", "", setgroups(0, NULL) | setgid((gid_t)value) | setuid((uid_t)value));
+        else if (!strcmp(step, "seccomp"))
+            say("seccomp", "", forbid_clone_and_execve());
     }
 }
 
@@ -382,6 +458,8 @@ int main(void)
     if (rc != 0)
         return 4;
     serve_on(listener);
+    if (steps)
+        after_ready(strdup(steps));
     do {
         rc = flip_wait_shutdown(flip, -1);
         say("shutdown", "", rc);

@@ -150,6 +150,15 @@ impl Host {
         std::thread::spawn(move || call(&address, &path))
     }
 
+    /// Asks for an upgrade, again while it is refused with EAGAIN: a new process serves a moment before its
+    /// predecessor has released it.
+    pub fn upgrade(&self) -> Called {
+        let again = -i64::from(libc::EAGAIN);
+        wait_for("a process that can be upgraded", SOON, || {
+            Some(self.call("/upgrade")).filter(|called| called.rc != again)
+        })
+    }
+
     fn ask(&self, path: &str, timeout: Duration) -> Value {
         ask(&self.address, path, timeout)
     }
