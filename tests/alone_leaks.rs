@@ -131,11 +131,11 @@ fn ways(folder: &Path) -> Vec<Way> {
     let next = |fault: &str| format!("/env/SHELLFLIP_FAULT_NEXT/{fault}");
     let aborted = libc::ECONNABORTED;
     vec![
-        way(&["/command/%2Fnonexistent%2Fserver"], libc::ENOEXEC, "no such file"),
-        way(&["/command/no-such-program-in-path"], libc::ENOEXEC, "no-such-program-in-path"),
-        way(&["/command/%2Fetc%2Fpasswd"], libc::ENOEXEC, "permission denied"),
+        way(&["/command/%2Fnonexistent%2Fserver"], libc::ENOENT, "no such file"),
+        way(&["/command/no-such-program-in-path"], libc::ENOENT, "no-such-program-in-path"),
+        way(&["/command/%2Fetc%2Fpasswd"], libc::EACCES, "permission denied"),
         way(&[&nothing], libc::ENOEXEC, "exec format error"),
-        way(&["/directory/%2Fnonexistent"], libc::ENOEXEC, "nonexistent"),
+        way(&["/directory/%2Fnonexistent"], libc::ENOENT, "nonexistent"),
         way(&["/env/HOST_BEFORE_READY/exit:3"], aborted, "exited with status 3"),
         way(&["/env/HOST_BEFORE_READY/exit:0"], aborted, "exited with status 0"),
         way(&["/env/HOST_BEFORE_READY/kill"], aborted, "signal 9"),

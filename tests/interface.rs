@@ -47,6 +47,10 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("signum", "SIGUSR2"),
     ("request", "FLIP_REQUEST_UPGRADE"),
     ("ms", "60000"),
+    ("n", "1"),
+    ("fd", "listener"),
+    ("buffer", "buffer"),
+    ("size", "sizeof buffer"),
     ("timeout_ms", "patience"),
 ];
 

@@ -21,6 +21,7 @@
 
 static flip_t *flip, *other;
 static flip_config_t *config;
+static char buffer[256];
 static int listener = -1;
 static const char *const command[] = { "/bin/true", NULL };
 

@@ -120,7 +120,7 @@ fn without_a_descriptor_left_the_upgrade_fails_naming_the_limit_and_the_next_wor
             return world.stop(&next);
         }
         let failed = upgrading.join().unwrap();
-        assert_eq!(failed.rc, -i64::from(libc::ENOEXEC), "{failed:?}");
+        assert_eq!(failed.rc, -i64::from(libc::EMFILE), "{failed:?}");
         assert!(failed.text.contains("(EMFILE)"), "{failed:?}");
         assert!(failed.text.contains(&format!("{limit} (RLIMIT_NOFILE)")), "{failed:?}");
         now.ok("limit 1024");
