@@ -70,8 +70,9 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 test: examples ## every test
 	python3 tests/run.py
 
-deep: examples ## every test, with the long versions of those that have one
+deep: examples ## every test, with the long versions of those that have one, and fuzzing
 	python3 tests/run.py --deep
+	fuzz/run
 
 install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig

@@ -12,7 +12,8 @@
  * one thread at a time. Only `flip_request` is async-signal-safe.
  *
  * Forked children: `flip_accept`, `flip_shutdown_fd`, `flip_wait_shutdown`, `flip_conn_*`, `flip_drain`,
- * `flip_generation` and `flip_free` work, on the child's own count; all else is -ECHILD. Fork after `flip_ready`.
+ * `flip_generation` and `flip_free` work, on the child's own count; all else that takes the handle is -ECHILD, and
+ * `flip_init` too. Fork after `flip_ready`.
  *
  * Signals: the library's threads block all of them; it raises no SIGPIPE, never touches SIGCHLD, and waits for no child
  * but the successor it started, until it has handed over to it.
@@ -61,6 +62,31 @@
  This process is on its own from now on and goes on serving; returned once.
  */
 #define FLIP_SHUTDOWN_DETACH 3
+
+/*
+ An upgrade is about to start, and waits for `flip_event_answer`: the host may refuse.
+ */
+#define FLIP_EVENT_STARTING 1
+
+/*
+ The state for the new process is to be written to `flip_event_state_fd`; the upgrade waits for `flip_event_answer`.
+ */
+#define FLIP_EVENT_STATE 2
+
+/*
+ An upgrade has failed: `flip_event_failure`, `flip_event_text`. This process serves on.
+ */
+#define FLIP_EVENT_FAILED 4
+
+/*
+ Shutdown has fired.
+ */
+#define FLIP_EVENT_SHUTDOWN 8
+
+/*
+ A line for the log. The newest are kept; a line says how many events were dropped before it.
+ */
+#define FLIP_EVENT_LOG 16
 
 /*
  `flip_last_failure`: no upgrade asked for by this thread has failed.
@@ -154,6 +180,12 @@
 typedef struct flip_config_t flip_config_t;
 
 /*
+ Something that happened, and perhaps a question. From `flip_next_event`, owned by the caller, to be given back with
+ `flip_event_free`; may outlive `flip_free`.
+ */
+typedef struct flip_event_t flip_event_t;
+
+/*
  One generation of a server, as its own process sees it. There is one per process at a time.
  */
 typedef struct flip_t flip_t;
@@ -243,6 +275,33 @@ int flip_config_set_hard_stop(flip_config_t *config,
 int flip_config_set_max_draining(flip_config_t *config, unsigned int n);
 
 /*
+ How long both generations serve after the new one is live, in milliseconds; default 0. If the new one dies meanwhile, the upgrade
+ has failed and the old one never stopped.
+
+ 0, or -EINVAL: NULL, more than a year.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_probation(flip_config_t *config,
+                              uint64_t ms);
+
+/*
+ The events that the host will read with `flip_next_event`: FLIP_EVENT_* ored together; default 0. Who subscribes to
+ FLIP_EVENT_STARTING or FLIP_EVENT_STATE has to answer each within the upgrade deadline, or the upgrade fails. Who subscribes to
+ FLIP_EVENT_STATE promises a state to every successor.
+
+ 0, or -EINVAL: NULL, a bit that is no event.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_events(flip_config_t *config,
+                           unsigned int mask);
+
+/*
  Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
  `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
  goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any number
@@ -321,8 +380,8 @@ int flip_drained_fd(flip_t *flip);
  live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is bound. With
  reuseport=1 each call gives a further member of the group.
 
- The descriptor is the caller's (its own copy): non-blocking, CLOEXEC, 3 or more. Accept nothing from it before
- `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
+ The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from `flip_ready`
+ on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
  successor). Never call shutdown(2) on it and never clear O_NONBLOCK: both would reach every process that shares it.
 
  The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens there
@@ -428,6 +487,105 @@ const char *flip_last_error(void);
 const char *flip_version(void);
 
 /*
+ The predecessor's state: read-only, mappable, sealed, with an offset of its own at 0; the caller's. Every call opens it
+ anew.
+
+ The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET: promised, and lost
+ with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EMFILE; -ECHILD
+ in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_take_state(flip_t *flip,
+                    int timeout_ms);
+
+/*
+ A descriptor for poll, epoll or an event loop: readable while an event waits. Borrowed: never close it, never read from
+ it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ */
+int flip_event_fd(flip_t *flip);
+
+/*
+ Waits for the next event of the kinds given to `flip_config_set_events`: 0, and `*out_event` is the caller's.
+
+ Or -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EINVAL; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `out_event` is NULL or may be written.
+ */
+int flip_next_event(flip_t *flip, int timeout_ms, flip_event_t **out_event);
+
+/*
+ Which one: a FLIP_EVENT_*. -EINVAL for NULL.
+
+ # Safety
+
+ - `event` is NULL or from `flip_next_event` and not freed.
+ */
+int flip_event_kind(const flip_event_t *event);
+
+/*
+ FLIP_EVENT_STATE: where to write the state. Borrowed: it lives until `flip_event_free`, writes go to an empty memfd from its start, and
+ must be over, mappings included, before the answer. -EINVAL for other events.
+
+ # Safety
+
+ - `event` is NULL or from `flip_next_event` and not freed.
+ */
+int flip_event_state_fd(const flip_event_t *event);
+
+/*
+ FLIP_EVENT_FAILED: how the upgrade failed, a FLIP_FAILURE_*; FLIP_FAILURE_NONE for other events, -EINVAL for NULL.
+
+ # Safety
+
+ - `event` is NULL or from `flip_next_event` and not freed.
+ */
+int flip_event_failure(const flip_event_t *event);
+
+/*
+ Who asked, what failed, the line for the log: one line, valid until the event is freed. NULL for NULL.
+
+ # Safety
+
+ - `event` is NULL or from `flip_next_event` and not freed.
+ */
+const char *flip_event_text(const flip_event_t *event);
+
+/*
+ Answers FLIP_EVENT_STARTING and FLIP_EVENT_STATE: `status` 0 lets the upgrade go on, -errno refuses it, with a `reason` that
+ reaches whoever asked for the upgrade (NULL: the errno's text).
+
+ 0, or -EINVAL: NULL, a positive status, an event that asks nothing; -EALREADY: answered before; -ESTALE: nobody waits for it any
+ more (the upgrade has ended, or `flip_free`).
+
+ # Safety
+
+ - `event` is NULL or from `flip_next_event` and not freed.
+ - `reason` is NULL or a NUL-terminated string.
+ */
+int flip_event_answer(flip_event_t *event,
+                      int status,
+                      const char *reason);
+
+/*
+ Gives the event back; NULL is allowed. A question that was not answered counts as refused.
+
+ # Safety
+
+ - `event` is NULL or from `flip_next_event`, and not used again.
+ */
+void flip_event_free(flip_event_t *event);
+
+/*
  Finds out what this process was started with, and starts the library's two threads, which block all signals and
  run nothing of the host. `config` is copied; NULL means all defaults. On success `*out_flip` is the handle.
 
@@ -435,6 +593,15 @@ const char *flip_version(void);
  environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,
  descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation starts
  with.
+
+ What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
+ library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread; the
+ program must be readable for the new user). What belongs to one thread does not:
+ seccomp filters (without SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and
+ scheduling. Set these before `flip_init` where the next generation shall start with them; it starts without them
+ otherwise.
+
+ A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
 
  0, or -EINVAL: `out_flip` is NULL; -EBUSY: there is a handle already; -EPROTO: the environment says that this
  process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a handle; else the
@@ -527,13 +694,15 @@ int flip_set_directory(flip_t *flip, const char *path);
  0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
  predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
  -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error` names them):
- claim or forget them and call again. -ECHILD in a forked child.
+ claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has not said so yet: call that
+ first. -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_ready(flip_t *flip, int timeout_ms);
+int flip_ready(flip_t *flip,
+               int timeout_ms);
 
 /*
  Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran, call
@@ -577,7 +746,7 @@ int flip_extend(flip_t *flip,
  of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
  -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
  ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started;
- -ECANCELED: `flip_free`; -ECHILD in a forked child.
+ -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD in a forked child.
 
  # Safety
 

@@ -23,10 +23,11 @@ impl Flip {
     /// `EINVAL` for a listener that blocks.
     pub fn accept(&self, listener: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
         let failed = |errno| Error::system("cannot accept", errno);
+        // First: an inherited listener that blocks is changed when flip_ready returns.
+        self.wait_until_ready(deadline)?;
         if accept::is_blocking(listener).map_err(failed)? {
             return Err(Error::Invalid("cannot accept: the listener blocks; make it O_NONBLOCK".into()));
         }
-        self.wait_until_ready(deadline)?;
         let kept = self.keep_of(listener) != Keep::None;
         loop {
             let errno = match self.try_accept(listener, kept)? {

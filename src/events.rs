@@ -159,7 +159,8 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         let most = if event.kind == Kind::Log { LOG_LINES } else { EVENTS };
         let kind = event.kind;
-        let same = |other: &HostEvent| other.question.is_none() && (other.kind == Kind::Log) == (kind == Kind::Log);
+        let same =
+            |other: &HostEvent| other.question.is_none() && (other.kind == Kind::Log) == (kind == Kind::Log);
         let oldest = if waiting.events.iter().filter(|other| same(other)).count() >= most {
             let index = waiting.events.iter().position(same);
             waiting.dropped += 1;
@@ -194,9 +195,8 @@ impl Queue {
     pub fn void(&self, ticket: &Arc<Ticket>) {
         ticket.void();
         let mut waiting = lock(&self.waiting);
-        let stale = |event: &HostEvent| {
-            event.question.as_ref().is_some_and(|open| Arc::ptr_eq(&open.ticket, ticket))
-        };
+        let stale =
+            |event: &HostEvent| event.question.as_ref().is_some_and(|open| Arc::ptr_eq(&open.ticket, ticket));
         let stale = waiting.events.iter().position(stale);
         let stale = stale.and_then(|index| waiting.events.remove(index));
         if waiting.events.is_empty() {
@@ -212,7 +212,8 @@ impl Queue {
             if let Some(event) = self.pop() {
                 return Ok(event);
             }
-            let mut fds = [PollFd::new(self.bell(), PollFlags::POLLIN), PollFd::new(freed, PollFlags::POLLIN)];
+            let mut fds =
+                [PollFd::new(self.bell(), PollFlags::POLLIN), PollFd::new(freed, PollFlags::POLLIN)];
             match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
                 Ok(0) => return Err(Error::TimedOut),
                 Ok(_) if fds[1].any().unwrap_or(false) => {

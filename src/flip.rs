@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::channel::Keep;
 use crate::config::Config;
 use crate::drain::CONNECTIONS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
 use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
@@ -27,7 +27,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -79,11 +79,17 @@ pub(crate) struct Published {
     detach_told: AtomicBool,
 }
 
+/// This process has looked at what a predecessor left it.
+static INHERITED: AtomicBool = AtomicBool::new(false);
+
+/// Of which handle, and where the answer will be.
+type Unfinished = (Weak<Inner>, Pending<Result<i32>>);
+
 thread_local! {
     /// This thread reads events: it must not wait for what waits for its answer.
     static READS_EVENTS: Cell<bool> = const { Cell::new(false) };
     /// An upgrade that this thread asked for and has not been told the result of: the next call goes on waiting.
-    static UNFINISHED: RefCell<Option<(usize, Pending<Result<i32>>)>> = const { RefCell::new(None) };
+    static UNFINISHED: RefCell<Option<Unfinished>> = const { RefCell::new(None) };
 }
 
 /// A panic of another thread while it held the lock left data that is still whole: every update is one assignment.
@@ -104,15 +110,18 @@ impl Flip {
         let only = Only::take()?;
         fork::install();
         crate::log::init();
-        let startup = Startup::capture()?;
         let environment = inherit::Environment::from_vars(std::env::vars_os());
-        // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and it
-        // forgets them below.
-        let inherited = unsafe { inherit::find(&environment, std::process::id(), startup.secure) }?;
-        for name in &inherited.remove {
-            // SAFETY: the contract of flip_init: before the host has threads that could read the environment.
-            unsafe { std::env::remove_var(name) };
+        if environment.is_successor(std::process::id()) && INHERITED.swap(true, SeqCst) {
+            // Its descriptors were closed with the first try; the numbers may be the host's by now.
+            return Err(Error::Protocol(
+                "this successor's first flip_init failed, and there is no second".into(),
+            ));
         }
+        // SAFETY: the contract of flip_init: the descriptors that the environment names belong to nobody yet; and they
+        // are not looked at twice, as just seen.
+        // Before anything is opened here, which could get the number of a descriptor that is named and missing.
+        let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
+        let startup = Startup::capture()?;
         let (predecessor, generation, state_promised, registry) = match inherited.inheritance {
             Inheritance::Fresh { listen_fds } => (None, 0, false, Registry::fresh(listen_fds)),
             Inheritance::Upgrade(upgrade) => {
@@ -147,7 +156,7 @@ impl Flip {
             threads: Mutex::default(),
             only: Mutex::new(Some(only)),
         });
-        if inner.config.events & Kind::Log as u32 != 0 {
+        if inner.asks(Kind::Log) {
             crate::log::subscribe(Arc::downgrade(&inner.events));
         }
         let threads = supervisor::start(&inner, inbox, predecessor)?;
@@ -160,6 +169,12 @@ impl Flip {
         {
             let _ = flip.free();
             return Err(error);
+        }
+        // Last of all: a call that fails changes nothing.
+        for name in &inherited.remove {
+            // SAFETY: the contract of flip_init: before the host has threads that could read the environment; the
+            // library's read it through std alone.
+            unsafe { std::env::remove_var(name) };
         }
         Ok(flip)
     }
@@ -297,12 +312,18 @@ impl Flip {
                 Errno::EDEADLK,
             ));
         }
-        let handle = Arc::as_ptr(&self.0) as usize;
-        let unfinished = UNFINISHED.take().filter(|(of, _)| *of == handle);
+        // Weak: it keeps the address from being given to a later handle.
+        let handle = Arc::downgrade(&self.0);
+        let unfinished = UNFINISHED.take().filter(|(of, _)| of.ptr_eq(&handle));
         let pending = match unfinished {
             Some((_, pending)) => pending,
             None => {
-                let (answer, pending) = reply()?;
+                let failed = |error: Error| Error::Upgrade {
+                    failure: Failure::Spawn,
+                    errno: error.errno(),
+                    text: supervisor::sentence(&error),
+                };
+                let (answer, pending) = reply().map_err(failed)?;
                 self.0.send(Command::Upgrade(answer));
                 pending
             }
@@ -372,7 +393,10 @@ impl Flip {
 
     /// Whether this listener goes on although shutdown has fired.
     pub(crate) fn outlives_shutdown(&self, listener: BorrowedFd) -> bool {
-        let kind = self.0.shutdown.reason().and_then(shutdown_from).unwrap_or(Shutdown::Stop);
+        // The latch fires last: until then only what was published tells the kind.
+        let published = shutdown_from(self.0.published.shutdown.load(SeqCst));
+        let told = || self.0.shutdown.reason().and_then(shutdown_from);
+        let kind = published.or_else(told).unwrap_or(Shutdown::Stop);
         supervisor::outlives(self.keep_of(listener), kind)
     }
 
@@ -542,6 +566,11 @@ impl Flip {
 }
 
 impl Inner {
+    /// Whether the host has subscribed to events of this kind.
+    pub fn asks(&self, kind: Kind) -> bool {
+        self.config.events & kind as u32 != 0
+    }
+
     /// Nothing is lost when the supervisor is gone: the caller then sees the freed latch.
     pub fn send(&self, command: Command) {
         let _ = self.commands.send(command);

@@ -118,7 +118,7 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
-    if crate::handle::is_initialised() {
+    if crate::handle::is_taken() {
         CHILD.store(true, SeqCst);
     }
     for slot in &SLOTS {

@@ -70,6 +70,11 @@ pub fn enter() -> Result<Entered> {
     if entered.0.is_null() { Err(Error::Freed) } else { Ok(entered) }
 }
 
+/// Whether there is a handle, or one is being made or given back.
+pub fn is_taken() -> bool {
+    TAKEN.load(SeqCst)
+}
+
 /// Whether there is a handle to enter: all that counting a connection has to know.
 pub fn is_initialised() -> bool {
     !CURRENT.load(SeqCst).is_null()

@@ -6,7 +6,7 @@
 
 mod names;
 
-pub use names::encode as encode_names;
+pub use names::{encode as encode_names, from_systemd as names_from_systemd};
 
 use crate::address::decode_name;
 use crate::channel::{FromPredecessor, Hello, Nonce, Received, TableEntry, ToPredecessor};
@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Which process a predecessor's hand-over is meant for, on which descriptor, and by which upgrade.
@@ -32,6 +33,15 @@ pub const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 
 /// HELLO is queued before this process runs; only a broken predecessor lets it wait.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Numbers from systemd that a handle of this process has claimed, and so closed with itself or at shutdown: they may be
+/// anything by now, and LISTEN_FDS is left as it is.
+static CLAIMED: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+/// That number is not to be found again.
+pub fn claimed(number: RawFd) {
+    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+}
 
 /// The variables of the environment that matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,6 +115,11 @@ impl Environment {
         }
         environment
     }
+
+    /// Whether it says that the process `pid` is a successor.
+    pub fn is_successor(&self, pid: u32) -> bool {
+        self.channel.as_deref().is_some_and(|channel| meant_for(channel, pid).is_some())
+    }
 }
 
 /// What the process `pid`, this one, was started with. With `secure` (AT_SECURE) nothing: then its environment comes
@@ -128,7 +143,7 @@ pub unsafe fn find(environment: &Environment, pid: u32, secure: bool) -> Result<
 }
 
 /// The part of SHELLFLIP_CHANNEL behind the pid, if that is ours.
-fn meant_for(channel: &[u8], pid: u32) -> Option<&[u8]> {
+pub fn meant_for(channel: &[u8], pid: u32) -> Option<&[u8]> {
     let end = channel.iter().position(|byte| *byte == b':').unwrap_or(channel.len());
     let (whose, rest) = channel.split_at(end);
     (number(whose) == Some(pid)).then(|| rest.strip_prefix(b":").unwrap_or(rest))
@@ -150,7 +165,7 @@ unsafe fn upgrade(environment: &Environment, place: &[u8], pid: u32) -> Result<F
         return Err(wrong(format!("its descriptor {socket} is one of the {count} in LISTEN_FDS")).into());
     }
     // Before HELLO is received: what it attaches may get the number of one that is missing.
-    all_open(numbers.clone())?;
+    all_open(numbers.clone(), &[])?;
     // SAFETY: open, as just seen, and nobody's, as promised by the caller.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     match fd::socket_kind(socket.as_fd()) {
@@ -181,7 +196,7 @@ unsafe fn upgrade(environment: &Environment, place: &[u8], pid: u32) -> Result<F
 }
 
 /// `<fd>:<nonce>`
-fn parse_place(place: &[u8]) -> Option<(RawFd, Nonce)> {
+pub fn parse_place(place: &[u8]) -> Option<(RawFd, Nonce)> {
     let colon = place.iter().position(|byte| *byte == b':')?;
     let socket = RawFd::try_from(number(&place[..colon])?).ok().filter(|socket| *socket >= fd::FIRST)?;
     Some((socket, Nonce::from_hex(&place[colon + 1..])?))
@@ -242,9 +257,11 @@ fn activated(environment: &Environment, pid: u32) -> Result<Vec<Activated>> {
     }
     let Some(count) = &environment.listen_fds else { return Ok(vec![]) };
     let numbers = fd::FIRST..fd::FIRST + parse_count(count)?;
-    all_open(numbers.clone())?;
+    let claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    all_open(numbers.clone(), &claimed)?;
     let named = names::from_systemd(environment.listen_fdnames.as_deref(), numbers.len())?;
-    Ok(numbers.zip(named).map(|(number, (name, named))| Activated { number, name, named }).collect())
+    let all = numbers.zip(named).filter(|(number, _)| !claimed.contains(number));
+    Ok(all.map(|(number, (name, named))| Activated { number, name, named }).collect())
 }
 
 fn parse_count(count: &[u8]) -> Result<RawFd> {
@@ -257,9 +274,9 @@ fn parse_count(count: &[u8]) -> Result<RawFd> {
     })
 }
 
-fn all_open(mut numbers: std::ops::Range<RawFd>) -> Result<()> {
+fn all_open(mut numbers: std::ops::Range<RawFd>, but: &[RawFd]) -> Result<()> {
     let count = numbers.len();
-    match numbers.find(|number| !fd::is_open(*number)) {
+    match numbers.find(|number| !but.contains(number) && !fd::is_open(*number)) {
         None => Ok(()),
         Some(number) => Err(Error::Protocol(format!(
             "LISTEN_FDS says that {count} descriptors were passed on, but descriptor {number} is not open"

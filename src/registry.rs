@@ -2,11 +2,12 @@
 //!
 //! Called by the handle on the host's threads, and by the supervisor, which freezes it while a successor is on its way
 //! (what crosses was decided when the table was written) and closes the library's copies at shutdown. How an address
-//! finds its inherited socket is in `claim.rs`.
+//! finds its inherited socket is in `claim.rs`, what is special about `reuseport` groups in `group.rs`.
 
 mod claim;
+mod group;
 
-use crate::address::{self, Address, quote};
+use crate::address::{self, Address, Protocol, quote};
 use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
 use crate::inherit::{self, Activated};
@@ -27,8 +28,10 @@ pub struct Registry {
     entries: Vec<Entry>,
     unclaimed: VecDeque<Inherited>,
     frozen: Frozen,
-    /// Started by an upgrade: the predecessor listens on the addresses of inherited groups meanwhile.
-    successor: bool,
+    /// Where the predecessor may be listening with `reuseport`; none once this process may serve.
+    groups: Vec<(Protocol, u16)>,
+    /// Started by an upgrade, and may not serve yet.
+    waiting: bool,
     /// Everything is the successor's to unlink.
     disowned: bool,
     /// Paths of listeners that are closed already. Holding the inode keeps its number from being used again.
@@ -44,7 +47,8 @@ struct Entry {
     path: Option<PathOwner>,
     /// Bound by this process: nobody else knows the path yet.
     bound_here: bool,
-    /// A further member of an inherited group: bound, and to listen between COMMIT and LIVE.
+    /// A further member of an inherited group, or an inherited socket that was only bound: listens between COMMIT and
+    /// LIVE.
     listens_later: bool,
     listener: bool,
     keep: Keep,
@@ -86,11 +90,13 @@ impl Registry {
 
     fn new(unclaimed: VecDeque<Inherited>, successor: bool) -> Registry {
         ANY_KEPT.store(false, SeqCst);
+        let groups = if successor { group::ports(&unclaimed) } else { Vec::new() };
         Registry {
             entries: Vec::new(),
             unclaimed,
             frozen: Frozen::Open,
-            successor,
+            groups,
+            waiting: successor,
             disowned: false,
             closed: Vec::new(),
         }
@@ -99,8 +105,8 @@ impl Registry {
     /// The inherited socket where one matches, else a new one. Returns the caller's copy.
     pub fn listen(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
-        match self.claim(&name, &address)? {
-            Some(inherited) => self.adopt(name, inherited, address),
+        match self.find(&name, &address)? {
+            Some(index) => self.adopt(name, index, address),
             None => self.bind(name, address),
         }
     }
@@ -108,8 +114,8 @@ impl Registry {
     /// The inheriting half of [`Registry::listen`].
     pub fn inherit(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
-        match self.claim(&name, &address)? {
-            Some(inherited) => self.adopt(name, inherited, address),
+        match self.find(&name, &address)? {
+            Some(index) => self.adopt(name, index, address),
             None => Err(Error::NotFound(format!("nothing was inherited for {address}"))),
         }
     }
@@ -129,14 +135,12 @@ impl Registry {
     /// What was inherited under that name, once. Returns the caller's copy.
     pub fn take(&mut self, name: &[u8]) -> Result<OwnedFd> {
         check_name(name)?;
-        let index = self.unclaimed.iter().position(|inherited| inherited.name == name);
-        let Some(inherited) = index.and_then(|index| self.unclaimed.remove(index)) else {
-            return Err(Error::NotFound(format!("nothing named {} was inherited", quote(name))));
-        };
+        let missing = || Error::NotFound(format!("nothing named {} was inherited", quote(name)));
+        let index = self.unclaimed.iter().position(|inherited| inherited.name == name).ok_or_else(missing)?;
+        let listener = socket::is_listener(self.unclaimed[index].borrow())?;
+        let (copy, inherited) = self.claim(index, &quote(name))?;
         let (path, keep) = (inherited.path.clone(), inherited.keep);
-        let fd = inherited.own()?;
-        let listener = socket::is_listener(fd.as_fd())?;
-        let copy = copy_for_the_caller(&fd, &quote(name))?;
+        let fd = inherited.own();
         self.remove_entry(name);
         self.entries.push(Entry { path, keep, ..Entry::added(name.to_vec(), fd, listener) });
         self.note_kept();
@@ -174,48 +178,48 @@ impl Registry {
                 Errno::EEXIST,
             ));
         }
-        let member = |n: u32| [&name[..], format!("#{n}").as_bytes()].concat();
-        Ok((2..).map(member).find(|name| !taken(name)).unwrap_or(name))
+        let free = group::member_names(&name).find(|name| !taken(name));
+        Ok(free.unwrap_or(name))
     }
 
-    fn adopt(&mut self, name: Vec<u8>, inherited: Inherited, address: Address) -> Result<OwnedFd> {
+    fn adopt(&mut self, name: Vec<u8>, index: usize, address: Address) -> Result<OwnedFd> {
+        let fd = self.unclaimed[index].borrow();
+        let mut listens_later = address.accepts() && !socket::is_listening(fd)?;
+        if matches!(self.unclaimed[index].source, Source::Foreign(_)) {
+            // Nobody serves it yet. In an upgrade the predecessor does, and may block on it: then it waits for flip_ready.
+            socket::set_nonblocking_once(fd)?;
+        }
+        if listens_later && !self.waiting {
+            socket::listen(fd, &address)?;
+            listens_later = false;
+        }
+        let (copy, inherited) = self.claim(index, &address.to_string())?;
         let path = inherited.path.clone();
-        let fd = inherited.own()?;
-        socket::set_nonblocking_once(fd.as_fd())?;
-        let entry = Entry { path, ..Entry::listener(name, fd, address) };
-        self.enter(entry)
+        let fd = inherited.own();
+        self.entries.push(Entry { path, listens_later, ..Entry::listener(name, fd, address) });
+        self.note_kept();
+        Ok(copy)
     }
 
     fn bind(&mut self, name: Vec<u8>, address: Address) -> Result<OwnedFd> {
         self.open(|| format!("cannot listen on {address}"))?;
         // The kernel would queue a share of the running address on a process that may yet fail.
-        let later = self.successor && self.is_group(&address)?;
+        let later = self.is_group(&address);
         let bound = match later {
             true => socket::bind(&address),
             false => socket::bind_and_listen(&address),
         };
         let bound = bound.map_err(|error| self.in_the_way(error, &address))?;
-        let entry = Entry {
-            path: bound.path,
-            bound_here: true,
-            listens_later: later,
-            ..Entry::listener(name, bound.fd, address)
-        };
-        self.enter(entry)
-    }
-
-    fn enter(&mut self, entry: Entry) -> Result<OwnedFd> {
-        let what = entry.address.as_ref().map(Address::to_string).unwrap_or_default();
-        match copy_for_the_caller(&entry.fd, &what) {
+        match copy_for_the_caller(&bound.fd, &address.to_string()) {
             Ok(copy) => {
-                self.entries.push(entry);
+                let (path, bound_here, listens_later) = (bound.path, true, later);
+                let entry = Entry::listener(name, bound.fd, address);
+                self.entries.push(Entry { path, bound_here, listens_later, ..entry });
                 self.note_kept();
                 Ok(copy)
             }
             Err(error) => {
-                if let Some(path) = entry.path.as_ref().filter(|_| entry.bound_here) {
-                    let _ = path.unlink_if_ours();
-                }
+                let _ = bound.path.map(|path| path.unlink_if_ours());
                 Err(error)
             }
         }
@@ -226,7 +230,7 @@ impl Registry {
         let (failure, why) = match self.frozen {
             Frozen::Open => return Ok(()),
             Frozen::Upgrading => (Failure::InProgress, "an upgrade is under way"),
-            Frozen::Released => (Failure::Stopping, "this process is stopping"),
+            Frozen::Released => (Failure::Stopping, "this process stops"),
         };
         Err(Error::upgrade(failure, format!("{}: {why}", what())))
     }
@@ -279,6 +283,8 @@ impl Registry {
 
     /// Further members of inherited groups listen, now that the predecessor has committed.
     pub fn listen_further(&mut self) -> Result<()> {
+        self.waiting = false;
+        self.groups.clear();
         for entry in self.entries.iter_mut().filter(|entry| entry.listens_later) {
             if let Some(address) = &entry.address {
                 socket::listen(entry.fd.as_fd(), address)?;
@@ -290,7 +296,11 @@ impl Registry {
 
     /// What can be changed on a live socket is changed now that this process serves. Returns what went wrong.
     pub fn apply_live(&self) -> Vec<String> {
-        let apply = |entry: &Entry| socket::apply_live(entry.fd.as_fd(), entry.address.as_ref()?).err();
+        let apply = |entry: &Entry, address: &Address| {
+            socket::set_nonblocking_once(entry.fd.as_fd())?;
+            socket::apply_live(entry.fd.as_fd(), address, entry.path.as_ref())
+        };
+        let apply = |entry: &Entry| apply(entry, entry.address.as_ref()?).err();
         self.entries.iter().filter_map(apply).map(|error| error.to_string()).collect()
     }
 
@@ -308,6 +318,14 @@ impl Registry {
             !ours
         });
         dropped
+    }
+
+    /// This process will never serve: paths that nobody else knows of go at once, since the predecessor may end it as
+    /// soon as it knows.
+    pub fn withdraw(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.bound_here) {
+            let _ = entry.path.take().map(|path| path.unlink_if_ours());
+        }
     }
 
     /// The paths are the successor's to unlink.

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::sys::fd;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,8 +51,12 @@ impl<T> Pending<T> {
     /// (`ECANCELED`).
     pub fn wait(&self, freed: BorrowedFd, deadline: Option<Instant>) -> Result<T> {
         loop {
-            if let Ok(value) = self.receiver.try_recv() {
-                return Ok(value);
+            match self.receiver.try_recv() {
+                Ok(value) => return Ok(value),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    return Err(Error::Canceled("the handle was freed meanwhile".into()));
+                }
             }
             let mut fds =
                 [PollFd::new(self.bell.as_fd(), PollFlags::POLLIN), PollFd::new(freed, PollFlags::POLLIN)];

@@ -43,8 +43,6 @@ pub struct Startup {
     pub soft_limit: u64,
     /// The hard limit of descriptor numbers at flip_init.
     pub hard_limit: u64,
-    /// AT_SECURE: started with more rights than its caller has, so nothing may be inherited.
-    pub secure: bool,
 }
 
 impl Startup {
@@ -75,8 +73,6 @@ impl Startup {
             path: variable(&environment, b"PATH"),
         });
         let (soft_limit, hard_limit) = process::descriptor_limits().map_err(failed)?;
-        // SAFETY: asks for a number.
-        let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
         Ok(Startup {
             original,
             directory,
@@ -85,7 +81,6 @@ impl Startup {
             signals: StartSignals { mask: loaded.mask, ignored: loaded.ignored },
             soft_limit: loaded.soft_limit.unwrap_or(soft_limit),
             hard_limit,
-            secure,
             environment,
         })
     }

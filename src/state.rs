@@ -66,8 +66,10 @@ impl State {
                 }
                 Slot::Promised => {}
             }
-            let mut fds =
-                [PollFd::new(self.settled.reader(), PollFlags::POLLIN), PollFd::new(freed, PollFlags::POLLIN)];
+            let mut fds = [
+                PollFd::new(self.settled.reader(), PollFlags::POLLIN),
+                PollFd::new(freed, PollFlags::POLLIN),
+            ];
             match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
                 Ok(0) => return Err(Error::TimedOut),
                 Ok(_) if fds[0].any().unwrap_or(false) => {}

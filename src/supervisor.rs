@@ -7,12 +7,14 @@
 
 mod actions;
 mod asking;
+mod deadlines;
 mod draining;
 mod peers;
 mod spawner;
 
 use crate::channel::{Hello, ToPredecessor};
 use crate::error::{Error, Result};
+use crate::events::{Kind, Ticket};
 use crate::flip::{Inner, lock};
 use crate::fork::{NoFork, Private};
 use crate::latch::fired;
@@ -21,8 +23,8 @@ use crate::registry::Frozen;
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
-use crate::upgrade::{Event, Machine, Origin, Request, Timer};
-pub(crate) use actions::outlives;
+use crate::upgrade::{Event, Machine, Origin, Question, Request, Setup, Timer};
+pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -33,17 +35,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// From the request to execve.
-const SPAWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// From COMMIT to LIVE.
-const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the end of a channel to its owner's death, and from the upgrade deadline to the successor's withdrawal.
-const GRACE: Duration = Duration::from_secs(10);
-/// From SIGTERM to SIGKILL.
-const TERM_TIMEOUT: Duration = Duration::from_secs(2);
-/// From SIGKILL to its pidfd.
-const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the host's threads ask.
 #[derive(Debug)]
@@ -85,9 +76,15 @@ pub(super) struct Supervisor {
     /// The request that is being handled.
     asking: Option<Reply<Result<i32>>>,
     free_caller: Option<Reply<()>>,
+    /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
+    deaf: Option<bool>,
     upgrade_started: Instant,
     /// Why the last program could not be started.
     spawn_errno: Option<Errno>,
+    /// flip_free was called: whoever waits is told so, and not what became of the wait.
+    freeing: bool,
+    /// The new process of this upgrade, once it has started.
+    started: Option<i32>,
     upgrade_deadline: Instant,
     /// Until when this process, as a successor, waits for COMMIT.
     commit_deadline: Instant,
@@ -108,7 +105,16 @@ pub(crate) fn start(
         "process 1 cannot replace itself: its end would end the container; run the server under an init"
             .to_string()
     });
-    let machine = Machine::new(predecessor.is_some(), draining, inner.config.max_draining, unsupported);
+    let machine = Machine::new(Setup {
+        with_predecessor: predecessor.is_some(),
+        draining,
+        max_draining: inner.config.max_draining,
+        unsupported,
+        state_promised: predecessor.as_ref().is_some_and(|(_, hello)| hello.state_promised),
+        asks_before_start: inner.asks(Kind::Starting),
+        promises_state: inner.asks(Kind::State),
+        probation: inner.config.probation.is_some(),
+    });
     let now = Instant::now();
     let (predecessor, drainers, commit_deadline) = match predecessor {
         None => {
@@ -136,25 +142,29 @@ pub(crate) fn start(
         upgrade_caller: None,
         asking: None,
         free_caller: None,
+        deaf: None,
         upgrade_started: now,
         spawn_errno: None,
+        freeing: false,
+        started: None,
         upgrade_deadline: now,
         commit_deadline,
         question: None,
         finished: false,
     };
-    let thread = thread::with_signals_blocked(|| {
-        std::thread::Builder::new().name("flip-supervisor".into()).spawn(move || supervisor.run())
-    });
-    match thread {
+    match thread::start("flip-supervisor", move || supervisor.run()) {
         Ok(thread) => Ok(vec![thread, spawner_thread]),
-        // The spawner ends by itself: the other end of its queue was moved into the closure that never ran.
-        Err(error) => Err(thread_error(&error)),
+        Err(errno) => {
+            // It ends by itself: the other end of its queue was dropped with the closure that never ran. Waited for,
+            // since it holds the handle's descriptors.
+            let _ = spawner_thread.join();
+            Err(thread_error(errno))
+        }
     }
 }
 
-pub(super) fn thread_error(error: &std::io::Error) -> Error {
-    Error::system("cannot start a thread of the library", Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+pub(super) fn thread_error(errno: Errno) -> Error {
+    Error::system("cannot start a thread of the library", errno)
 }
 
 impl Supervisor {
@@ -178,15 +188,16 @@ impl Supervisor {
     fn turn(&mut self) {
         self.wait();
         let _ = fd::eventfd_drain(self.inner.wake.as_fd());
-        self.take_commands();
-        for request in signals::take_requests() {
-            self.feed(Event::Ask(request, Origin::Unanswered));
-        }
+        // What has happened comes before what is asked: a RELEASED that is there to be read makes an upgrade possible.
         self.take_spawn_report();
         self.listen_to_predecessor();
         self.listen_to_successor();
         self.look_after_the_old();
         self.reap();
+        self.take_commands();
+        for request in signals::take_requests() {
+            self.feed(Event::Ask(request, Origin::Unanswered));
+        }
         self.expire();
         self.look_after_the_drain();
     }
@@ -240,11 +251,16 @@ impl Supervisor {
                 Command::Extend(by, caller) => caller.send(self.extend(by)),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
-                    self.feed(Event::Free);
+                    self.free();
                 }
-                Command::FreeUnanswered => self.feed(Event::Free),
+                Command::FreeUnanswered => self.free(),
             }
         }
+    }
+
+    fn free(&mut self) {
+        self.freeing = true;
+        self.feed(Event::Free);
     }
 
     /// One event, everything that follows from it, and the timers of where it led.
@@ -263,8 +279,10 @@ impl Supervisor {
     }
 
     fn frozen(&self) -> Frozen {
-        use crate::upgrade::State;
+        use crate::upgrade::{Phase, State};
         match self.machine.state() {
+            // The host may still change what is passed on.
+            State::Upgrading(Phase::Asking) => Frozen::Open,
             State::Upgrading(_) => Frozen::Upgrading,
             State::Draining { .. } | State::Freed => Frozen::Released,
             _ => Frozen::Open,
@@ -278,11 +296,12 @@ impl Supervisor {
             let at = match timer {
                 Timer::Upgrade => self.upgrade_deadline,
                 Timer::Commit => self.commit_deadline,
-                Timer::Spawn => Instant::now() + SPAWN_TIMEOUT,
-                Timer::Live => Instant::now() + LIVE_TIMEOUT,
-                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + GRACE,
-                Timer::Term => Instant::now() + TERM_TIMEOUT,
-                Timer::Kill => Instant::now() + KILL_TIMEOUT,
+                Timer::Spawn => Instant::now() + deadlines::SPAWN,
+                Timer::Live => Instant::now() + deadlines::live(),
+                Timer::SuccessorGone | Timer::PredecessorGone => Instant::now() + deadlines::grace(),
+                Timer::Term => Instant::now() + deadlines::term(),
+                Timer::Kill => Instant::now() + deadlines::KILL,
+                Timer::Probation => Instant::now() + self.inner.config.probation.unwrap_or_default(),
             };
             self.timers.entry(timer).or_insert(at);
         }
@@ -293,6 +312,9 @@ impl Supervisor {
         while let Some((timer, _)) = self.timers.iter().find(|(_, at)| **at <= now) {
             let timer = *timer;
             self.timers.remove(&timer);
+            if let (Timer::Upgrade, Some(successor)) = (timer, &self.successor) {
+                self.deaf.get_or_insert(successor.deaf());
+            }
             self.feed(Event::Timer(timer));
         }
     }
@@ -349,6 +371,7 @@ impl Supervisor {
                 None => return,
                 Some(Ended::Died) => {
                     let exit = successor.exit();
+                    self.deaf.get_or_insert(successor.deaf());
                     self.successor = None;
                     self.feed(Event::SuccessorDied(exit));
                 }

@@ -14,7 +14,7 @@ mod predecessor;
 mod successor;
 
 use crate::error::Failure;
-pub use predecessor::{Phase, Then};
+pub use predecessor::{Needs, Phase, Then};
 pub use successor::{Final, Starting};
 
 /// Something happened. All that a dead peer sent is reported before its death, nothing of a successor before
@@ -58,6 +58,31 @@ pub enum Event {
     Timer(Timer),
     /// One older generation that was draining has exited.
     DrainerGone,
+    /// The host answered [`Action::Ask`], no, with its reason; to free the event unanswered is a no. Never after
+    /// [`Action::StopAsking`].
+    HostAnswered(Question, Result<(), String>),
+    /// What became of [`Action::SendState`]; `Err`: sealing or writing failed, the sentence that says why.
+    StateSent(Result<Outcome, String>),
+    /// `flip_take_state` has returned -ECONNRESET: the host knows that the promised state is lost.
+    HostToldOfLoss,
+}
+
+/// What the host is asked, if it wants to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Question {
+    /// May an upgrade start?
+    Starting,
+    /// Write your state for the successor.
+    State,
+}
+
+impl std::fmt::Display for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Question::Starting => "STARTING",
+            Question::State => "STATE",
+        })
+    }
 }
 
 /// What can be asked of a generation.
@@ -83,6 +108,8 @@ pub enum Origin {
 /// Messages of the predecessor, as the machine sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PredecessorSays {
+    /// The promised state arrived (the supervisor keeps it).
+    State,
     /// Serve, for good.
     Commit,
     /// It is over; end yourself.
@@ -146,6 +173,8 @@ pub enum Timer {
     Spawn,
     /// Predecessor: from COMMIT to LIVE.
     Live,
+    /// Predecessor: from LIVE on both serve, until then.
+    Probation,
     /// Predecessor: the successor's channel ended, its pidfd must follow.
     SuccessorGone,
     /// Predecessor: from SIGTERM to SIGKILL.
@@ -178,6 +207,12 @@ pub enum Why {
     Died(Exit, Stage),
     /// It had this long for this phase.
     Deadline(Timer),
+    /// This process's host refused: its reason.
+    Refused(String),
+    /// This process's host did not answer within the upgrade deadline.
+    Unanswered(Question),
+    /// The promised state could not be handed over: why.
+    State(String),
     /// It gave up, and said why.
     Withdrawn(String),
     /// It broke the protocol.
@@ -214,6 +249,12 @@ pub enum Action {
     Refuse(Why),
     /// The request being handled is taken; an upgrade's result follows in [`Action::UpgradeDone`].
     Accept,
+    /// The host is asked. Answered by `HostAnswered`, unless `StopAsking` comes first.
+    Ask(Question),
+    /// The open question is void: an answer to it comes too late and is not told to the machine.
+    StopAsking,
+    /// Seal what the host has written and send it to the successor. Answered by `StateSent`; last in its list.
+    SendState,
     /// Make the channel, queue HELLO on it, start the successor. Answered by `Spawned` or `SpawnFailed`.
     Spawn,
     /// To the successor. COMMIT and RELEASED are answered by `Sent`.
@@ -275,6 +316,38 @@ pub enum State {
     Freed,
 }
 
+/// What a generation is told about itself when it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Started by an upgrade.
+    pub with_predecessor: bool,
+    /// Generations older than the predecessor that still drain.
+    pub draining: u32,
+    /// So many may drain while a further upgrade starts.
+    pub max_draining: u32,
+    /// Why upgrades cannot work here.
+    pub unsupported: Option<String>,
+    /// The predecessor's HELLO promises state.
+    pub state_promised: bool,
+    /// The host reads STARTING events.
+    pub asks_before_start: bool,
+    /// The host reads STATE events.
+    pub promises_state: bool,
+    /// There is a probation.
+    pub probation: bool,
+}
+
+/// The state that our predecessor promised us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Inheritance {
+    /// None was promised, or it has arrived.
+    Settled,
+    /// Promised, and not here.
+    Awaited,
+    /// The predecessor died without sending it; `told` once the host knows.
+    Lost { told: bool },
+}
+
 /// One generation's life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -289,28 +362,37 @@ pub struct Machine {
     max_draining: u32,
     /// Why upgrades cannot work here.
     unsupported: Option<String>,
+    /// The host wants to be asked before a successor is started.
+    asks_before_start: bool,
+    /// HELLO promises state, and the host is asked for it.
+    promises_state: bool,
+    /// Both serve for a time after LIVE.
+    probation: bool,
+    inheritance: Inheritance,
     #[cfg(test)]
     pub(crate) wrong: Option<model::Wrong>,
 }
 
 impl Machine {
-    /// `with_predecessor`: started by an upgrade. `draining`: generations older than the predecessor.
-    pub fn new(
-        with_predecessor: bool,
-        draining: u32,
-        max_draining: u32,
-        unsupported: Option<String>,
-    ) -> Machine {
-        let starting =
-            if with_predecessor { Starting::Initialising { hung_up: false } } else { Starting::Alone };
+    /// The beginning of one generation's life.
+    pub fn new(setup: Setup) -> Machine {
+        let starting = match setup.with_predecessor {
+            true => Starting::Initialising { hung_up: false },
+            false => Starting::Alone,
+        };
+        let promised = setup.with_predecessor && setup.state_promised;
         Machine {
             state: State::Starting(starting),
             remembered: false,
-            owns: !with_predecessor,
-            draining,
+            owns: !setup.with_predecessor,
+            draining: setup.draining,
             predecessor_drains: false,
-            max_draining,
-            unsupported,
+            max_draining: setup.max_draining,
+            unsupported: setup.unsupported,
+            asks_before_start: setup.asks_before_start,
+            promises_state: setup.promises_state,
+            probation: setup.probation,
+            inheritance: if promised { Inheritance::Awaited } else { Inheritance::Settled },
             #[cfg(test)]
             wrong: None,
         }
@@ -336,12 +418,31 @@ impl Machine {
         self.predecessor_drains
     }
 
+    /// Whether HELLO promises state.
+    pub fn promises_state(&self) -> bool {
+        self.promises_state
+    }
+
+    /// Whether the predecessor died without sending the state that it had promised.
+    pub fn state_lost(&self) -> bool {
+        matches!(self.inheritance, Inheritance::Lost { .. })
+    }
+
+    /// What the host has been asked and has not answered.
+    pub fn question(&self) -> Option<Question> {
+        match &self.state {
+            State::Upgrading(phase) => phase.question(),
+            _ => None,
+        }
+    }
+
     /// Whether the host has been told to serve and not to stop.
     pub fn serves(&self) -> bool {
         matches!(self.state, State::Live | State::Ready | State::Upgrading(_) | State::Detached)
     }
 
-    /// The timers that have to run in this state. One that is in the set before and after a step goes on running.
+    /// The timers that have to run in this state. One that is in the set before and after a step goes on running, but
+    /// for [`Action::UpgradeDone`] in between: what follows is the next upgrade.
     pub fn timers(&self) -> Vec<Timer> {
         match &self.state {
             State::Starting(starting) => starting.timers(),
@@ -355,7 +456,13 @@ impl Machine {
     /// Takes one event, returns what to do about it.
     pub fn step(&mut self, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
+        if event == Event::PredecessorDied && self.inheritance == Inheritance::Awaited {
+            self.inheritance = Inheritance::Lost { told: false };
+        }
         match event {
+            Event::HostToldOfLoss if self.state_lost() => {
+                self.inheritance = Inheritance::Lost { told: true };
+            }
             Event::DrainerGone => self.drainer_gone(&mut out),
             Event::PredecessorDied if self.predecessor_drains => {
                 self.predecessor_drains = false;
@@ -438,6 +545,15 @@ impl Machine {
 
     fn start_successor(&mut self, out: &mut Vec<Action>) {
         self.remembered = false;
+        if self.asks_before_start {
+            self.state = State::Upgrading(Phase::Asking);
+            out.push(Action::Ask(Question::Starting));
+        } else {
+            self.spawn(out);
+        }
+    }
+
+    fn spawn(&mut self, out: &mut Vec<Action>) {
         self.state = State::Upgrading(Phase::Spawning);
         out.push(Action::Spawn);
     }
@@ -500,8 +616,9 @@ impl Why {
             Why::Spawn(_) => Failure::Spawn,
             Why::Died(Exit::Signal(_), _) => Failure::Signalled,
             Why::Died(..) => Failure::Exited,
-            Why::Deadline(_) => Failure::Deadline,
-            Why::Withdrawn(_) => Failure::Refused,
+            Why::Deadline(_) | Why::Unanswered(_) => Failure::Deadline,
+            Why::Refused(_) | Why::Withdrawn(_) => Failure::Refused,
+            Why::State(_) => Failure::State,
             Why::Protocol(_) => Failure::Protocol,
             Why::Unconfirmed => Failure::Unconfirmed,
             Why::NotReady => Failure::NotReady,
@@ -531,6 +648,11 @@ impl Why {
             }
             Why::Deadline(Timer::Spawn) => "did not execute its program by the spawn deadline".into(),
             Why::Deadline(_) => "was not ready by the upgrade deadline".into(),
+            Why::Refused(text) => format!("this host refused: {text}"),
+            Why::Unanswered(question) => {
+                format!("the host did not answer the {question} event by the upgrade deadline")
+            }
+            Why::State(text) => format!("the state was not handed over: {text}"),
             Why::Withdrawn(text) => format!("gave up: {text}"),
             Why::Protocol(text) => format!("broke the protocol: {text}"),
             Why::Unconfirmed => {

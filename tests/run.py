@@ -31,7 +31,7 @@ DEEP_FACTOR = 6
 MARK = "SHELLFLIP_TEST_RUN"
 
 # Integration files with a limit of their own, in seconds; the others have 300.
-LIMITS = {}
+LIMITS = {"alone_leaks": 600, "alone_sanitizers": 600}
 
 
 @dataclasses.dataclass

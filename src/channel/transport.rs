@@ -9,11 +9,14 @@ use nix::errno::Errno;
 use nix::sys::socket::SockType;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// One end of the channel: `Out` is said here, `In` is heard. Dropping it closes it.
 #[derive(Debug)]
 pub struct Channel<Out, In> {
     socket: OwnedFd,
+    /// The peer's end was closed with something of ours unread.
+    reset: AtomicBool,
     direction: PhantomData<fn(Out) -> In>,
 }
 
@@ -103,6 +106,7 @@ impl<Out: Message, In: Message> Channel<Out, In> {
                 // A peer that died with a message of ours unread: what it sent before is queued behind this error.
                 // The kernel reports it once; the count is for a kernel that does not.
                 Err(Errno::ECONNRESET) if resets < 3 => {
+                    self.reset.store(true, Relaxed);
                     resets += 1;
                     continue;
                 }
@@ -116,6 +120,13 @@ impl<Out: Message, In: Message> Channel<Out, In> {
                 Err(error) => return Received::Error(error),
             }
         }
+    }
+}
+
+impl<Out, In> Channel<Out, In> {
+    /// Whether something that was sent is unread, or was when the peer ended.
+    pub fn left_unread(&self) -> bool {
+        self.reset.load(Relaxed) || fd::unread_by_peer(self.as_fd()).unwrap_or(false)
     }
 }
 
@@ -144,7 +155,7 @@ fn understand<M: Message>(buffer: &[u8], arrived: scm::Arrived) -> Result<Option
 
 impl<Out, In> From<OwnedFd> for Channel<Out, In> {
     fn from(socket: OwnedFd) -> Self {
-        Channel { socket, direction: PhantomData }
+        Channel { socket, reset: AtomicBool::new(false), direction: PhantomData }
     }
 }
 

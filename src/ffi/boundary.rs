@@ -56,7 +56,7 @@ pub fn call_in_handler(name: &str, body: impl FnOnce() -> Result<(), Errno>) -> 
         Ok(Ok(())) => 0,
         Ok(Err(errno)) => -(errno as c_int),
         Err(_) => {
-            handle::poison(name);
+            handle::poison(&format!("{name} panicked"));
             -libc::ENOTRECOVERABLE
         }
     }
@@ -70,6 +70,18 @@ pub fn call_for<T>(name: &str, otherwise: T, body: impl FnOnce() -> Result<T, Er
         Ok(0)
     });
     value.unwrap_or(otherwise)
+}
+
+/// For those that work whatever happened before, since they tell about it: a panic costs the text, once.
+pub fn call_always<T>(name: &str, otherwise: T, body: impl FnOnce() -> T) -> T {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let _ = fault::at(name);
+        body()
+    }));
+    result.unwrap_or_else(|_| {
+        handle::poison(&format!("{name} panicked"));
+        otherwise
+    })
 }
 
 fn fail(error: &Error) -> c_int {

@@ -15,8 +15,8 @@ use std::os::fd::IntoRawFd;
 /// live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is bound. With
 /// reuseport=1 each call gives a further member of the group.
 ///
-/// The descriptor is the caller's (its own copy): non-blocking, CLOEXEC, 3 or more. Accept nothing from it before
-/// `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
+/// The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from `flip_ready`
+/// on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
 /// successor). Never call shutdown(2) on it and never clear O_NONBLOCK: both would reach every process that shares it.
 ///
 /// The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens there

@@ -1,6 +1,6 @@
 //! What went wrong, and which library this is.
 
-use super::boundary::{self, call_for};
+use super::boundary::{self, call_always, call_for};
 use std::ffi::{c_char, c_int};
 
 /// How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if none has.
@@ -13,11 +13,12 @@ pub extern "C" fn flip_last_failure() -> c_int {
 /// until the thread's next call that fails. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn flip_last_error() -> *const c_char {
-    boundary::last_error()
+    call_always("flip_last_error", c"".as_ptr(), boundary::last_error)
 }
 
 /// The version of the library that is loaded, as "0.1.0". Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn flip_version() -> *const c_char {
-    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+    const VERSION: *const c_char = concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast();
+    call_always("flip_version", VERSION, || VERSION)
 }

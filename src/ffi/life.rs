@@ -15,6 +15,15 @@ use std::ffi::{CStr, c_char, c_int};
 /// descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation starts
 /// with.
 ///
+/// What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
+/// library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread; the
+/// program must be readable for the new user). What belongs to one thread does not:
+/// seccomp filters (without SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and
+/// scheduling. Set these before `flip_init` where the next generation shall start with them; it starts without them
+/// otherwise.
+///
+/// A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
+///
 /// 0, or -EINVAL: `out_flip` is NULL; -EBUSY: there is a handle already; -EPROTO: the environment says that this
 /// process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a handle; else the
 /// errno of what failed.

@@ -21,7 +21,7 @@ pub fn encode<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> 
 }
 
 /// Unique names for `count` descriptors from systemd, and whether somebody chose them.
-pub(super) fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(Vec<u8>, bool)>> {
+pub fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(Vec<u8>, bool)>> {
     // sd_listen_fds_with_names calls them so, too.
     const UNKNOWN: &[u8] = b"unknown";
     let listed: Vec<&[u8]> = match listed {

@@ -1,11 +1,11 @@
 //! What came with the start of this process, and how an address finds its socket there: by name, then by what the
 //! socket is.
 
-use super::Registry;
-use crate::address::{Address, Endpoint, quote};
+use super::{Registry, copy_for_the_caller};
+use crate::address::{Address, Endpoint, Host, quote};
 use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Result};
-use crate::inherit::Activated;
+use crate::inherit::{self, Activated};
 use crate::socket::{self, Description, PathOwner};
 use crate::sys::fd;
 use nix::errno::Errno;
@@ -54,93 +54,82 @@ impl Inherited {
     }
 
     /// Claimed: ours from now on.
-    pub fn own(self) -> Result<OwnedFd> {
+    pub fn own(self) -> OwnedFd {
         match self.source {
-            Source::Ours(fd) => Ok(fd),
+            Source::Ours(fd) => fd,
             Source::Foreign(raw) => {
-                fd::set_cloexec_raw(raw)
-                    .map_err(|errno| Error::system(format!("cannot take descriptor {raw}"), errno))?;
+                inherit::claimed(raw);
                 // SAFETY: passed to this process for this purpose, and claimed once.
-                Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+                unsafe { OwnedFd::from_raw_fd(raw) }
             }
         }
     }
 
-    fn describe(&self) -> Option<Description> {
+    pub fn describe(&self) -> Option<Description> {
         socket::describe(self.borrow()).ok()
     }
 }
 
 impl Registry {
-    /// Takes the match out of what is unclaimed.
-    pub(super) fn claim(&mut self, name: &[u8], address: &Address) -> Result<Option<Inherited>> {
+    /// The index of the match among what is unclaimed.
+    pub(super) fn find(&self, name: &[u8], address: &Address) -> Result<Option<usize>> {
         for by_name in [true, false] {
-            for index in 0..self.unclaimed.len() {
-                let inherited = &self.unclaimed[index];
+            for (index, inherited) in self.unclaimed.iter().enumerate() {
                 let candidate = !by_name || (inherited.named && inherited.name == name);
                 if candidate && socket::matches(inherited.borrow(), address, by_name)? {
-                    return Ok(self.unclaimed.remove(index));
+                    return Ok(Some(index));
                 }
             }
         }
         Ok(None)
     }
 
-    /// Whether the predecessor has members of this address's `reuseport` group: all are entries by now, or unclaimed.
-    pub(super) fn is_group(&self, address: &Address) -> Result<bool> {
-        if address.options.reuseport != Some(true) {
-            return Ok(false);
+    /// Takes it out of what is unclaimed, with a copy for the caller. All that can fail comes first: what is lost here
+    /// would be closed.
+    pub(super) fn claim(&mut self, index: usize, what: &str) -> Result<(OwnedFd, Inherited)> {
+        let copy = copy_for_the_caller(&self.unclaimed[index].borrow(), what)?;
+        if let Source::Foreign(raw) = self.unclaimed[index].source {
+            fd::set_cloexec_raw(raw).map_err(|errno| Error::system(format!("cannot take {what}"), errno))?;
         }
-        for entry in self.entries.iter().filter(|entry| !entry.bound_here) {
-            if socket::matches(entry.fd.as_fd(), address, false)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Members of a `reuseport` group that nobody claimed while others of the group were: closing one resets what is
-    /// queued on it.
-    pub fn missing_members(&self) -> Vec<String> {
-        let group = |fd: BorrowedFd| {
-            let description = socket::describe(fd).ok()?;
-            description.reuseport.then(|| description.endpoint()).flatten()
-        };
-        let unclaimed: Vec<(&Inherited, Endpoint)> = self
-            .unclaimed
-            .iter()
-            .filter_map(|inherited| Some((inherited, group(inherited.borrow())?)))
-            .collect();
-        if unclaimed.is_empty() {
-            return Vec::new();
-        }
-        let claimed: Vec<Endpoint> =
-            self.entries.iter().filter_map(|entry| group(entry.fd.as_fd())).collect();
-        let missing = unclaimed.into_iter().filter(|(_, endpoint)| claimed.contains(endpoint));
-        missing.map(|(inherited, _)| quote(&inherited.name)).collect()
+        let gone = || Error::NotFound(format!("{what} was claimed already"));
+        Ok((copy, self.unclaimed.remove(index).ok_or_else(gone)?))
     }
 
     /// Names the inherited socket that holds the address in another form (127.0.0.1 for 0.0.0.0).
     pub(super) fn in_the_way(&self, error: Error, address: &Address) -> Error {
-        let port = |endpoint: &Endpoint| match endpoint {
-            Endpoint::Inet { protocol, port, .. } => Some((*protocol, *port)),
-            Endpoint::Unix { .. } => None,
-        };
-        let wanted = port(&address.endpoint);
-        if error.errno() != Errno::EADDRINUSE || wanted.is_none() {
+        if error.errno() != Errno::EADDRINUSE {
             return error;
         }
         let held = self.unclaimed.iter().find_map(|inherited| {
             let description = inherited.describe()?;
-            let holds = description.endpoint().as_ref().and_then(port) == wanted;
+            let holds = overlap(&description.endpoint()?, &address.endpoint);
             holds.then(|| format!("{description} (inherited as {})", quote(&inherited.name)))
         });
         match held {
             None => error,
-            Some(held) => Error::system(
-                format!("cannot listen on {address}: {held} is in the way until the predecessor is gone"),
-                Errno::EADDRINUSE,
-            ),
+            Some(held) => {
+                Error::system(format!("cannot listen on {address}: {held} is in the way"), Errno::EADDRINUSE)
+            }
         }
+    }
+}
+
+/// Whether the kernel takes them for the same place.
+fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
+    let all = |host: &Host| match host {
+        Host::Any => true,
+        Host::V4(address) => address.is_unspecified(),
+        Host::V6 { address, .. } => address.is_unspecified(),
+    };
+    match (one, other) {
+        (
+            Endpoint::Inet { protocol, host, port },
+            Endpoint::Inet { protocol: other_protocol, host: other_host, port: other_port },
+        ) => {
+            let hosts = host == other_host || all(host) || all(other_host);
+            protocol == other_protocol && port == other_port && hosts
+        }
+        (Endpoint::Unix { name, .. }, Endpoint::Unix { name: other, .. }) => name == other,
+        _ => false,
     }
 }

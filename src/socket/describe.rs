@@ -71,6 +71,12 @@ pub fn is_listener(fd: BorrowedFd<'_>) -> Result<bool> {
         .is_some_and(|is| is.listening || (is.kind == libc::SOCK_DGRAM && is.is_bound() && !is.connected)))
 }
 
+/// True if it accepts connections now.
+pub fn is_listening(fd: BorrowedFd<'_>) -> Result<bool> {
+    let accepts = net::option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+    accepts.map(|is| is != 0).map_err(|errno| Error::system("cannot inspect the socket", errno))
+}
+
 /// [`describe`], `None` for an open descriptor that is no socket.
 fn describe_any(fd: BorrowedFd<'_>) -> Result<Option<Description>> {
     match describe(fd) {

@@ -1,7 +1,7 @@
 //! Socket options and path permissions: what must be set before bind(2), and what can be set on a socket that serves.
 //! Called by `socket` when it makes one, and by the registry when `flip_ready` has returned 0.
 
-use super::path::{hold_socket, permit};
+use super::path::{PathOwner, hold_socket, permit};
 use super::trying;
 use crate::address::{Address, Options};
 use crate::error::{Error, Result};
@@ -56,7 +56,8 @@ pub fn apply_tcp(what: &str, fd: BorrowedFd<'_>, options: &Options) -> Result<()
 
 /// Brings an inherited socket to what the address asks: backlog, nodelay, defer, fastopen, mode, owner. What the
 /// address does not name stays as it is. The socket is shared: call when `flip_ready` has returned, never before.
-pub fn apply_live(fd: BorrowedFd<'_>, address: &Address) -> Result<()> {
+/// `path_owner` knows the inode of its path: one that somebody put in its place is left alone.
+pub fn apply_live(fd: BorrowedFd<'_>, address: &Address, path_owner: Option<&PathOwner>) -> Result<()> {
     let what = format!("cannot change {}", address.endpoint);
     apply_tcp(&what, fd, &address.options)?;
     if let Some(backlog) = address.options.backlog {
@@ -64,7 +65,11 @@ pub fn apply_live(fd: BorrowedFd<'_>, address: &Address) -> Result<()> {
     }
     let Options { mode, owner, .. } = &address.options;
     if let Some(path) = address.path().filter(|_| mode.is_some() || owner.is_some()) {
-        let (held, _) = hold_socket(&what, path)?;
+        let (held, status) = hold_socket(&what, path)?;
+        if path_owner.is_some_and(|is| (is.dev, is.ino) != (status.st_dev, status.st_ino)) {
+            let text = format!("{what}: another socket is in its place, which is left alone");
+            return Err(Error::system(text, Errno::EADDRINUSE));
+        }
         permit(&what, held.as_fd(), owner.as_ref(), *mode)?;
     }
     Ok(())

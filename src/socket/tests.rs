@@ -268,15 +268,16 @@ fn the_backlog_is_what_was_asked_or_the_limit_of_the_kernel() {
 fn what_a_live_socket_takes_is_changed_and_the_rest_is_left() {
     let bound = open("tcp://127.0.0.1:0?backlog=7&nodelay=1");
     let client = TcpStream::connect(local(&bound.fd)).unwrap();
-    apply_live(bound.fd.as_fd(), &parse("tcp://127.0.0.1:0")).unwrap();
+    apply_live(bound.fd.as_fd(), &parse("tcp://127.0.0.1:0"), None).unwrap();
     assert_eq!((backlog(&bound.fd), option(&bound.fd, libc::SOL_TCP, libc::TCP_NODELAY)), (7, 1));
-    apply_live(bound.fd.as_fd(), &parse("tcp://127.0.0.1:0?backlog=9&nodelay=0&defer=2&fastopen=5")).unwrap();
+    apply_live(bound.fd.as_fd(), &parse("tcp://127.0.0.1:0?backlog=9&nodelay=0&defer=2&fastopen=5"), None)
+        .unwrap();
     assert_eq!((backlog(&bound.fd), option(&bound.fd, libc::SOL_TCP, libc::TCP_NODELAY)), (9, 0));
     assert!(option(&bound.fd, libc::SOL_TCP, libc::TCP_DEFER_ACCEPT) > 0);
     assert_eq!(option(&bound.fd, libc::SOL_TCP, libc::TCP_FASTOPEN), 5);
     assert_serves(client, &bound.fd);
     let unix = open(&format!("unix:@{}", abstract_name()));
-    let error = apply_live(unix.fd.as_fd(), &parse("tcp://127.0.0.1:80?nodelay=1")).unwrap_err();
+    let error = apply_live(unix.fd.as_fd(), &parse("tcp://127.0.0.1:80?nodelay=1"), None).unwrap_err();
     assert!(
         error.to_string().starts_with("cannot change tcp://127.0.0.1:80: the option nodelay was refused: ")
     );

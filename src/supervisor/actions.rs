@@ -1,17 +1,19 @@
 //! What the supervisor does for each action of the state machine.
 
 use super::spawner::Report;
-use super::{GRACE, Supervisor};
+use super::{Supervisor, deadlines};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
 use crate::error::{Error, Failure, Result};
-use crate::flip::{lock, shutdown_byte};
 use crate::events::Kind;
+use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
 use crate::registry::Frozen;
 use crate::spawn::Job;
 use crate::sys::{fd, process};
-use crate::upgrade::{Action, Event, Final, PredecessorSays, Shutdown, SuccessorSays, Why};
+use crate::upgrade::{
+    Action, Event, Final, PredecessorSays, Shutdown, Stage, State, SuccessorSays, Timer, Why,
+};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// A second stop leaves this much to a drain.
 const CUT_DRAIN: Duration = Duration::from_secs(2);
+/// The usual reason is a wrapper whose child runs the server: a child is not the process that was started.
+const NEVER_INITIALISED: &str =
+    "; flip_init was not called in that process: a wrapper must exec the server, not fork it";
 /// As many drainers go into one HELLO.
 const MAX_DRAINERS: usize = crate::channel::hello::MAX_DRAINERS;
 
@@ -40,12 +45,16 @@ impl Supervisor {
                 }
                 None
             }
+            // Nothing is subscribed: the machine asks for nothing.
             Action::Spawn => match self.start_successor() {
                 Ok(()) => None,
                 Err(error) => Some(self.spawn_failed(&error)),
             },
             Action::ToSuccessor(says) => self.tell_successor(&says),
             Action::ToPredecessor(says) => {
+                if let SuccessorSays::Withdrawn(_) = says {
+                    lock(&self.inner.registry).withdraw();
+                }
                 let outcome = match &self.predecessor {
                     Some(predecessor) => predecessor.send(&says),
                     None => crate::upgrade::Outcome::Gone,
@@ -86,7 +95,11 @@ impl Supervisor {
             }
             Action::LetGo => {
                 self.spawner.abandon();
-                self.lingering.extend(self.successor.take().map(super::Successor::into_pidfd));
+                let successor = self.successor.take().map(super::Successor::into_pidfd);
+                // From RELEASED on its exit belongs to whoever inherits it: a service manager must see it.
+                let released = matches!(self.machine.state(), State::Draining { .. } | State::Freed)
+                    && !self.machine.owns();
+                self.lingering.extend(successor.filter(|_| !released));
                 None
             }
             Action::ReadyDone(result) => {
@@ -129,10 +142,23 @@ impl Supervisor {
         }
     }
 
-    /// Everything that a successor needs, then the spawner's turn.
-    fn start_successor(&mut self) -> Result<()> {
+    /// An upgrade begins: with the question to the host, or else with the spawn.
+    pub(super) fn start_clock(&mut self) {
         self.upgrade_started = Instant::now();
         self.upgrade_deadline = self.upgrade_started + self.inner.config.upgrade_timeout;
+    }
+
+    /// Everything that a successor needs, then the spawner's turn.
+    fn start_successor(&mut self) -> Result<()> {
+        self.deaf = None;
+        self.started = None;
+        if !self.inner.asks(Kind::Starting) {
+            self.start_clock();
+        }
+        // A follow-up starts in the step that ends its forerunner: the machine sees no moment without these timers.
+        for timer in [Timer::Upgrade, Timer::Spawn] {
+            self.timers.remove(&timer);
+        }
         let startup = &self.inner.startup;
         let (program, environment) = {
             let overrides = lock(&self.inner.overrides);
@@ -153,8 +179,8 @@ impl Supervisor {
             nonce,
             generation: self.inner.generation + 1,
             predecessor: this_process()?,
-            commit_deadline: in_ns(self.upgrade_deadline + GRACE),
-            state_promised: self.inner.config.events & Kind::State as u32 != 0,
+            commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()),
+            state_promised: self.machine.promises_state(),
             table,
             drainers: self.drainers()?,
         }));
@@ -196,6 +222,7 @@ impl Supervisor {
             Some(Report::Started { channel, spawned }) => {
                 log::write(Level::Info, format_args!("new process {} started", spawned.pid));
                 self.inner.published.successor.store(spawned.pid.as_raw(), SeqCst);
+                self.started = Some(spawned.pid.as_raw());
                 self.successor = Some(super::Successor::new(channel, spawned));
                 self.feed(Event::Spawned);
             }
@@ -210,15 +237,9 @@ impl Supervisor {
         }
     }
 
-    /// A full descriptor table is told with the limit that was met.
     fn spawn_failed(&mut self, error: &Error) -> Event {
         self.spawn_errno = Some(error.errno());
-        Event::SpawnFailed(match (error.errno(), fd::descriptor_limit()) {
-            (Errno::EMFILE, Some(limit)) => {
-                format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
-            }
-            _ => error.to_string(),
-        })
+        Event::SpawnFailed(sentence(error))
     }
 
     fn tell_successor(&mut self, says: &PredecessorSays) -> Option<Event> {
@@ -230,9 +251,9 @@ impl Supervisor {
             }
             PredecessorSays::Stop => FromPredecessor::Stop,
             PredecessorSays::Extend => {
-                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + GRACE) }
+                FromPredecessor::Extend { commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()) }
             }
-            PredecessorSays::Garbage(_) => return None,
+            PredecessorSays::State | PredecessorSays::Garbage(_) => return None,
         };
         let outcome = match &self.successor {
             Some(successor) => successor.send(&message),
@@ -245,7 +266,7 @@ impl Supervisor {
     /// A new process that asked for longer gets it, and is told.
     pub(super) fn extend_upgrade(&mut self, by: Duration) {
         self.upgrade_deadline = self.upgrade_deadline.max(Instant::now() + by);
-        self.timers.remove(&crate::upgrade::Timer::Upgrade);
+        self.timers.remove(&Timer::Upgrade);
         self.tell_successor(&PredecessorSays::Extend);
         self.set_timers();
     }
@@ -259,6 +280,8 @@ impl Supervisor {
     }
 
     fn upgrade_done(&mut self, result: std::result::Result<(), Why>) {
+        // A remembered request may start the next upgrade within this very step, with times of its own.
+        self.timers.retain(|timer, _| !matches!(timer, Timer::Upgrade | Timer::Spawn));
         let pid = self.inner.published.successor.load(SeqCst);
         let after = self.upgrade_started.elapsed().as_secs_f64();
         let result = match result {
@@ -267,15 +290,28 @@ impl Supervisor {
                 Ok(pid)
             }
             Err(why) => {
-                let text = match why.about_successor() {
-                    true => format!("new process {pid} {} (after {after:.1} s)", why.sentence()),
+                let mut text = match why.about_successor() {
+                    true => {
+                        let pid = self.started.map(|pid| format!("{pid} ")).unwrap_or_default();
+                        format!("new process {pid}{} (after {after:.1} s)", why.sentence())
+                    }
                     false => why.sentence(),
                 };
+                if self.deaf == Some(true)
+                    && let Why::Died(_, Stage::Initialising) | Why::Deadline(Timer::Upgrade) = why
+                {
+                    text += NEVER_INITIALISED;
+                }
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
                 self.tell(Kind::Failed, why.failure(), &text);
                 let failure = why.failure();
                 let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);
-                Err(Error::Upgrade { failure, errno: errno.unwrap_or(failure.errno()), text })
+                match failure {
+                    Failure::Stopping if self.freeing => {
+                        Err(Error::Canceled("the handle was freed meanwhile".into()))
+                    }
+                    _ => Err(Error::Upgrade { failure, errno: errno.unwrap_or(failure.errno()), text }),
+                }
             }
         };
         if let Some(caller) = self.upgrade_caller.take() {
@@ -342,6 +378,16 @@ fn final_error(why: &Final) -> Error {
             "the state that the predecessor promised was lost with it: flip_take_state says so too, then call again".into(),
         ),
         Final::Listen(text) => Error::Protocol(text.clone()),
+    }
+}
+
+/// Of something that failed; a full descriptor table is told with the limit that was met.
+pub(crate) fn sentence(error: &Error) -> String {
+    match (error.errno(), fd::descriptor_limit()) {
+        (Errno::EMFILE, Some(limit)) => {
+            format!("{error}; the limit of this process is {limit} (RLIMIT_NOFILE)")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -23,7 +23,9 @@ impl Supervisor {
         let failed = |error: Error| Some(Event::HostAnswered(question, Err(error.to_string())));
         let (text, state) = match question {
             Question::Starting => {
-                let who = if self.upgrade_caller.is_some() { "flip_upgrade" } else { "a signal or flip_request" };
+                self.start_clock();
+                let who =
+                    if self.upgrade_caller.is_some() { "flip_upgrade" } else { "a signal or flip_request" };
                 (format!("an upgrade was asked for by {who}"), None)
             }
             Question::State => {
@@ -68,7 +70,7 @@ impl Supervisor {
 
     /// An event that asks nothing, if the host has subscribed to it.
     pub(super) fn tell(&self, kind: Kind, failure: Failure, text: &str) {
-        if self.inner.config.events & kind as u32 != 0 {
+        if self.inner.asks(kind) {
             self.inner.events.push(HostEvent::tells(kind, failure, text.to_string()));
         }
     }

@@ -37,6 +37,9 @@ pub(super) struct Successor {
     pub spawned: Spawned,
     /// A longer upgrade deadline, as it last asked for.
     pub extended: Option<Duration>,
+    spoke: bool,
+    /// HELLO was unread when the channel ended.
+    ended_deaf: bool,
 }
 
 impl Predecessor {
@@ -127,7 +130,7 @@ impl Predecessor {
 
 impl Successor {
     pub fn new(channel: PrivateChannel<ToSuccessor>, spawned: Spawned) -> Successor {
-        Successor { channel: Some(channel), spawned, extended: None }
+        Successor { channel: Some(channel), spawned, extended: None, spoke: false, ended_deaf: false }
     }
 
     pub fn watched(&self) -> Vec<BorrowedFd<'_>> {
@@ -143,7 +146,7 @@ impl Successor {
                 Received::Message(message) => return Some(Ended::Said(self.heard(message))),
                 // The socket itself is unusable: no later try would tell more.
                 Received::Error(Error::System { .. }) => {
-                    self.channel = None;
+                    self.hang_up();
                     if !dead {
                         return Some(Ended::HungUp);
                     }
@@ -153,7 +156,7 @@ impl Successor {
                 }
                 Received::Nothing if !dead => return None,
                 Received::Eof => {
-                    self.channel = None;
+                    self.hang_up();
                     if !dead {
                         return Some(Ended::HungUp);
                     }
@@ -164,7 +167,20 @@ impl Successor {
         dead.then_some(Ended::Died)
     }
 
+    fn hang_up(&mut self) {
+        self.ended_deaf = self.deaf();
+        self.channel = None;
+    }
+
+    /// It has not read HELLO: nothing in that process has called `flip_init`. To be asked before ABORT is sent, which
+    /// nobody has to read.
+    pub fn deaf(&self) -> bool {
+        let unread = |channel: &PrivateChannel<ToSuccessor>| channel.left_unread();
+        !self.spoke && (self.ended_deaf || self.channel.as_ref().is_some_and(unread))
+    }
+
     fn heard(&mut self, message: FromSuccessor) -> SuccessorSays {
+        self.spoke = true;
         match message {
             FromSuccessor::Ready => SuccessorSays::Ready,
             FromSuccessor::Live => SuccessorSays::Live,

@@ -6,8 +6,8 @@ use crate::channel::ToSuccessor;
 use crate::error::{Error, Result};
 use crate::flip::Inner;
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
-use crate::sys::{fd, thread};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::sys::{fd, process, thread};
+use crossbeam_channel::{Receiver, SendError, Sender, bounded};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -44,22 +44,23 @@ impl Spawner {
         let (orders, inbox) = bounded::<Order>(1);
         let (outbox, reports) = bounded(1);
         let inner = Arc::clone(inner);
-        let thread = thread::with_signals_blocked(|| {
-            std::thread::Builder::new().name("flip-spawner".into()).spawn(move || {
-                for (prepared, watch) in inbox {
-                    let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        spawn::spawn(prepared, &watch)
-                    }));
-                    let spawned =
-                        spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
-                    if outbox.send(spawned).is_err() {
-                        return;
+        let run = move || {
+            for (prepared, watch) in inbox {
+                let spawned =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| spawn::spawn(prepared, &watch)));
+                let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
+                // The supervisor has ended: nobody would end it, and it would take over when this process dies.
+                if let Err(SendError(unwanted)) = outbox.send(spawned) {
+                    if let Ok(spawned) = unwanted {
+                        let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
+                        let _ = process::reap_ending(spawned.pidfd.as_fd());
                     }
-                    let _ = fd::eventfd_write(inner.wake.as_fd());
+                    return;
                 }
-            })
-        })
-        .map_err(|error| thread_error(&error))?;
+                let _ = fd::eventfd_write(inner.wake.as_fd());
+            }
+        };
+        let thread = thread::start("flip-spawner", run).map_err(thread_error)?;
         Ok((Spawner { orders, reports, under_way: None }, thread))
     }
 
@@ -93,6 +94,7 @@ impl Spawner {
     pub fn abandon(&mut self) {
         if let Some(under_way) = &mut self.under_way {
             under_way.abandoned = true;
+            let _ = under_way.watch.kill();
         }
     }
 

@@ -8,6 +8,8 @@
 //! next generation gets the value of `SHELLFLIP_FAULT_NEXT` as its `SHELLFLIP_FAULT`.
 
 use nix::errno::Errno;
+#[cfg(not(feature = "faults"))]
+use std::time::Duration;
 
 /// A system call or step named `point` is about to happen; an error stands for its failure.
 #[inline(always)]
@@ -24,6 +26,7 @@ mod enabled {
     use super::Errno;
     use std::io::Write;
     use std::sync::{Mutex, OnceLock};
+    use std::time::Duration;
 
     struct Fault {
         point: String,
@@ -70,13 +73,17 @@ mod enabled {
         match action.split_once(':') {
             Some(("fail", number)) => return Err(Errno::from_raw(number.parse().unwrap_or(libc::EIO))),
             Some(("sleep", ms)) => {
-                std::thread::sleep(std::time::Duration::from_millis(ms.parse().unwrap_or(0)));
+                std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
             }
-            // SAFETY: kill and _exit touch no memory of ours.
+            // SAFETY: these touch no memory of ours.
             _ => unsafe {
                 match action.as_str() {
                     "kill" => _ = libc::kill(libc::getpid(), libc::SIGKILL),
-                    "stop" => _ = libc::kill(libc::getpid(), libc::SIGSTOP),
+                    // To this thread: a signal to the process is taken by the main thread, and until that gets
+                    // to run this one would go on, past the point.
+                    "stop" => {
+                        _ = libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGSTOP)
+                    }
                     "exit" => libc::_exit(0),
                     "panic" => panic!("fault at {point}"),
                     _ => {}

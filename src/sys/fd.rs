@@ -76,6 +76,16 @@ fn int_option(fd: BorrowedFd, option: libc::c_int) -> Result<libc::c_int, Errno>
     Errno::result(result).map(|_| value)
 }
 
+/// Whether the other end of a unix socket pair has something of ours still to read (SIOCOUTQ counts what no reader has
+/// taken).
+pub fn unread_by_peer(socket: BorrowedFd) -> Result<bool, Errno> {
+    fault::at("ioctl")?;
+    let mut left: libc::c_int = 0;
+    // SAFETY: the kernel writes an int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+    Errno::result(result).map(|_| left > 0)
+}
+
 /// Waits until one of them has something to say; 0 when the time is over (`None`: no limit). `EINTR` is the
 /// caller's, who knows whether to go on.
 pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, Errno> {

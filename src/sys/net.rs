@@ -82,8 +82,12 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Result<SockAddr> {
     let mut raw: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: `raw` has room for `length` bytes; the kernel writes no more than that.
-    Errno::result(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut raw).cast(), &mut length) })?;
-    Ok(SockAddr::from_raw(&raw, length as usize))
+    match Errno::result(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut raw).cast(), &mut length) }) {
+        Ok(_) => Ok(SockAddr::from_raw(&raw, length as usize)),
+        // Families without addresses, such as AF_ALG.
+        Err(Errno::EOPNOTSUPP) => Ok(SockAddr::Other(libc::AF_UNSPEC)),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Whether getpeername(2) knows a peer.

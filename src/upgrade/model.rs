@@ -7,6 +7,7 @@
 mod coverage;
 mod explorer;
 mod properties;
+mod scripts;
 mod table;
 mod world;
 
@@ -24,9 +25,25 @@ pub enum Wrong {
     ExitOnPredecessorDeath,
     /// The predecessor's shutdown fires before RELEASED is sent.
     ShutdownBeforeReleased,
+    /// COMMIT follows READY, whether the promised state was sent or not.
+    CommitWithoutState,
+    /// A question stays open when the upgrade that asked it is over.
+    KeepsAsking,
+    /// A successor whose promised state is lost serves without a word.
+    SilentTakeOver,
+    /// LIVE ends the upgrade, whatever probation was set up.
+    NoProbation,
 }
 
-const PLAIN: Setting = Setting { draining: 0, max_draining: 1, requests: 3, noise: false };
+const PLAIN: Setting = Setting {
+    draining: 0,
+    max_draining: 1,
+    requests: 3,
+    noise: false,
+    asks: false,
+    state: false,
+    probation: false,
+};
 
 fn hold(setting: Setting) -> Explorer {
     let mut explorer = Explorer::new(setting, None);
@@ -48,12 +65,19 @@ fn every_promise_holds_in_every_reachable_world() {
     let (mut pairs, mut acts, mut states) = (Default::default(), Default::default(), 0);
     for setting in [
         PLAIN,
-        // Two older generations drain, and one must be gone first.
-        Setting { draining: 2, requests: 2, ..PLAIN },
-        // None may.
+        // None may drain.
         Setting { max_draining: 0, requests: 2, ..PLAIN },
+        // Two older generations do, and one must be gone first; the host is asked, both serve for a while.
+        Setting { draining: 2, asks: true, probation: true, requests: 2, ..PLAIN },
         // One of them talks nonsense, or the predecessor's worker keeps its end open.
         Setting { noise: true, requests: 2, ..PLAIN },
+        Setting { noise: true, asks: true, state: true, probation: true, requests: 1, ..PLAIN },
+        // The host is asked before the start, and refuses more than once.
+        Setting { asks: true, ..PLAIN },
+        // State is handed over.
+        Setting { state: true, requests: 2, ..PLAIN },
+        // All of it.
+        Setting { asks: true, state: true, probation: true, requests: 2, ..PLAIN },
     ] {
         let explorer = hold(setting);
         states += explorer.states();
@@ -65,14 +89,19 @@ fn every_promise_holds_in_every_reachable_world() {
 
 #[test]
 fn the_explorer_refutes_each_wrong_rule() {
-    for (wrong, caught_by) in [
-        (Wrong::OneMessageReady, "P2"),
-        (Wrong::KillOnCommitTimeout, "P2"),
-        (Wrong::ExitOnPredecessorDeath, "P4"),
-        (Wrong::ShutdownBeforeReleased, "P8"),
+    for (wrong, setting, caught_by) in [
+        (Wrong::OneMessageReady, PLAIN, "P2"),
+        (Wrong::KillOnCommitTimeout, PLAIN, "P2"),
+        (Wrong::ExitOnPredecessorDeath, PLAIN, "P4"),
+        (Wrong::ShutdownBeforeReleased, PLAIN, "P8"),
+        (Wrong::KeepsAsking, Setting { asks: true, ..PLAIN }, "P11"),
+        (Wrong::KeepsAsking, Setting { state: true, ..PLAIN }, "P11"),
+        (Wrong::CommitWithoutState, Setting { state: true, ..PLAIN }, "P12"),
+        (Wrong::SilentTakeOver, Setting { state: true, ..PLAIN }, "P12"),
+        (Wrong::NoProbation, Setting { probation: true, ..PLAIN }, "P13"),
     ] {
         let Err(Counterexample { violation: (promise, how), moves, trace }) =
-            Explorer::new(PLAIN, Some(wrong)).run()
+            Explorer::new(setting, Some(wrong)).run()
         else {
             panic!("{wrong:?} was not noticed")
         };

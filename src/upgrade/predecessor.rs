@@ -6,17 +6,21 @@
 #[cfg(test)]
 use super::model::Wrong;
 use super::{
-    Action, Event, Machine, Origin, Outcome, PredecessorSays, Request, Shutdown, Stage, State, SuccessorSays,
-    Timer, Why,
+    Action, Event, Machine, Origin, Outcome, PredecessorSays, Question, Request, Shutdown, Stage, State,
+    SuccessorSays, Timer, Why,
 };
 
 /// How far an upgrade has come.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// The host is asked whether an upgrade may start.
+    Asking,
     /// The new program is being started.
     Spawning,
-    /// It initialises; READY is awaited.
+    /// It initialises.
     Initialising {
+        /// What COMMIT waits for.
+        needs: Needs,
         /// Its channel ended and it lives, so far.
         hung_up: bool,
     },
@@ -28,6 +32,11 @@ pub enum Phase {
         hung_up: bool,
         /// `flip_free` waits.
         freeing: bool,
+    },
+    /// Both serve, for the time of the probation.
+    Probation {
+        /// The requester was told "unconfirmed" before LIVE came.
+        unconfirmed: bool,
     },
     /// It serves. Its pidfd is checked, the service manager told, its pidfd checked again.
     Announcing {
@@ -58,6 +67,23 @@ pub enum Phase {
     },
 }
 
+/// What COMMIT waits for: READY, and the state where it was promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Needs {
+    /// READY alone: no state was promised, or it is on its way.
+    Ready,
+    /// The host has been asked for the state.
+    Answer {
+        /// READY came.
+        ready: bool,
+    },
+    /// The state is being sent. Stays only when the socket did not take it: then nothing will follow it.
+    State {
+        /// READY came.
+        ready: bool,
+    },
+}
+
 /// What follows when a successor has been ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Then {
@@ -75,8 +101,8 @@ impl Phase {
     pub(super) fn timers(&self) -> Vec<Timer> {
         match self {
             Phase::Spawning => vec![Timer::Upgrade, Timer::Spawn],
-            Phase::Initialising { hung_up: false } => vec![Timer::Upgrade],
-            Phase::Initialising { hung_up: true } => vec![Timer::Upgrade, Timer::SuccessorGone],
+            Phase::Asking | Phase::Initialising { hung_up: false, .. } => vec![Timer::Upgrade],
+            Phase::Initialising { hung_up: true, .. } => vec![Timer::Upgrade, Timer::SuccessorGone],
             Phase::Committed { unconfirmed, hung_up, .. } => {
                 let mut timers = Vec::new();
                 if !unconfirmed {
@@ -87,11 +113,21 @@ impl Phase {
                 }
                 timers
             }
+            Phase::Probation { .. } => vec![Timer::Probation],
             Phase::Ending { killed: false, .. } => vec![Timer::Term],
             Phase::Ending { killed: true, .. } => vec![Timer::Kill],
             // Stays only while the socket has refused RELEASED.
             Phase::Releasing { .. } => vec![Timer::SuccessorGone],
             Phase::Announcing { .. } => Vec::new(),
+        }
+    }
+
+    /// What the host has been asked and has not answered.
+    pub(super) fn question(&self) -> Option<Question> {
+        match self {
+            Phase::Asking => Some(Question::Starting),
+            Phase::Initialising { needs: Needs::Answer { .. }, .. } => Some(Question::State),
+            _ => None,
         }
     }
 }
@@ -107,18 +143,60 @@ impl Machine {
                 self.ending(why, killed, spawning, then, event, out);
             }
 
-            (Phase::Spawning, Event::Spawned) => self.to(Phase::Initialising { hung_up: false }),
+            (Phase::Asking, Event::HostAnswered(Question::Starting, Ok(()))) => self.spawn(out),
+            (Phase::Asking, Event::HostAnswered(Question::Starting, Err(reason))) => {
+                self.done(Err(Why::Refused(reason)), false, out);
+                self.go_on(Then::ServeOn, out);
+            }
+            (Phase::Asking, Event::Timer(Timer::Upgrade)) => {
+                self.failed(Why::Unanswered(Question::Starting), Then::ServeOn, out);
+            }
+
+            (Phase::Spawning, Event::Spawned) if self.promises_state => {
+                self.to(Phase::Initialising { needs: Needs::Answer { ready: false }, hung_up: false });
+                out.push(Action::Ask(Question::State));
+            }
+            (Phase::Spawning, Event::Spawned) => {
+                self.to(Phase::Initialising { needs: Needs::Ready, hung_up: false });
+            }
             (Phase::Spawning, Event::SpawnFailed(text)) => self.failed(Why::Spawn(text), Then::ServeOn, out),
             (Phase::Spawning, Event::Timer(timer @ (Timer::Spawn | Timer::Upgrade))) => {
                 self.end_successor(Why::Deadline(timer), true, Then::ServeOn, out);
             }
 
-            (Phase::Initialising { .. }, Event::FromSuccessor(says)) => self.initialising_says(says, out),
-            (Phase::Initialising { .. }, Event::SuccessorHungUp) => {
-                self.to(Phase::Initialising { hung_up: true })
+            (Phase::Initialising { needs, hung_up }, Event::FromSuccessor(says)) => {
+                self.initialising_says(needs, hung_up, says, out);
             }
-            (Phase::Initialising { .. }, Event::Timer(timer @ Timer::Upgrade)) => {
-                self.end_successor(Why::Deadline(timer), false, Then::ServeOn, out);
+            (Phase::Initialising { needs, .. }, Event::SuccessorHungUp) => {
+                self.to(Phase::Initialising { needs, hung_up: true })
+            }
+            (
+                Phase::Initialising { needs: Needs::Answer { ready }, hung_up },
+                Event::HostAnswered(Question::State, answer),
+            ) => {
+                self.to(Phase::Initialising { needs: Needs::State { ready }, hung_up });
+                match answer {
+                    Ok(()) => out.push(Action::SendState),
+                    Err(reason) => self.end_successor(Why::State(reason), false, Then::ServeOn, out),
+                }
+            }
+            (Phase::Initialising { needs: Needs::State { ready }, hung_up }, Event::StateSent(sent)) => {
+                match sent {
+                    Ok(Outcome::Taken) if ready => self.commit(out),
+                    Ok(Outcome::Taken) => self.to(Phase::Initialising { needs: Needs::Ready, hung_up }),
+                    // As with COMMIT: its end is closed, and its pidfd must follow.
+                    Ok(Outcome::Gone) => {
+                        self.to(Phase::Initialising { needs: Needs::State { ready }, hung_up: true })
+                    }
+                    Err(text) => self.end_successor(Why::State(text), false, Then::ServeOn, out),
+                }
+            }
+            (Phase::Initialising { needs, .. }, Event::Timer(Timer::Upgrade)) => {
+                let why = match needs {
+                    Needs::Answer { .. } => Why::Unanswered(Question::State),
+                    Needs::Ready | Needs::State { .. } => Why::Deadline(Timer::Upgrade),
+                };
+                self.end_successor(why, false, Then::ServeOn, out);
             }
             (Phase::Initialising { .. }, Event::Timer(Timer::SuccessorGone)) => {
                 let why = Why::Protocol("it closed the channel and goes on running".into());
@@ -130,7 +208,7 @@ impl Machine {
                 Phase::Committed { unconfirmed: false, hung_up: false, freeing: false },
                 Event::Sent(Outcome::Gone),
             ) => {
-                self.to(Phase::Initialising { hung_up: true });
+                self.to(Phase::Initialising { needs: Needs::Ready, hung_up: true });
             }
             (Phase::Committed { unconfirmed, hung_up, freeing }, Event::FromSuccessor(says)) => {
                 self.committed_says(says, unconfirmed, hung_up, freeing, out);
@@ -159,6 +237,21 @@ impl Machine {
                     Why::Protocol("it closed the channel before it was live and goes on running".into());
                 out.push(Action::LetGo);
                 self.failed_after_commit(why, unconfirmed, freeing, out);
+            }
+
+            // The end of the channel says nothing: it serves, and its death decides.
+            (Phase::Probation { unconfirmed }, Event::Timer(Timer::Probation)) => {
+                self.announce(unconfirmed, false, out);
+            }
+            (Phase::Probation { unconfirmed }, Event::SuccessorDied(exit)) => {
+                self.failed_after_commit(Why::Died(exit, Stage::Live), unconfirmed, false, out);
+            }
+            (
+                Phase::Probation { unconfirmed },
+                Event::FromSuccessor(says @ (SuccessorSays::Stopping | SuccessorSays::Withdrawn(_))),
+            ) => self.committed_says(says, unconfirmed, false, false, out),
+            (Phase::Probation { .. }, Event::FromSuccessor(says)) => {
+                out.push(Action::Log(format!("ignored from the new process after LIVE: {says:?}")));
             }
 
             (Phase::Announcing { told: false, .. }, Event::SuccessorAlive) => out.push(Action::Announce),
@@ -215,22 +308,36 @@ impl Machine {
         }
     }
 
-    fn initialising_says(&mut self, says: SuccessorSays, out: &mut Vec<Action>) {
+    fn initialising_says(&mut self, needs: Needs, hung_up: bool, says: SuccessorSays, out: &mut Vec<Action>) {
         match says {
             #[cfg(test)]
             SuccessorSays::Ready if self.wrong == Some(Wrong::OneMessageReady) => {
                 self.announce(false, false, out);
             }
-            SuccessorSays::Ready => {
-                self.to(Phase::Committed { unconfirmed: false, hung_up: false, freeing: false });
-                out.push(Action::ToSuccessor(PredecessorSays::Commit));
-            }
+            #[cfg(test)]
+            SuccessorSays::Ready if self.wrong == Some(Wrong::CommitWithoutState) => self.commit(out),
+            SuccessorSays::Ready => match needs {
+                Needs::Ready => self.commit(out),
+                Needs::Answer { ready: false } => {
+                    self.to(Phase::Initialising { needs: Needs::Answer { ready: true }, hung_up });
+                }
+                Needs::State { ready: false } => {
+                    self.to(Phase::Initialising { needs: Needs::State { ready: true }, hung_up });
+                }
+                Needs::Answer { ready: true } | Needs::State { ready: true } => {
+                    self.end_successor(Why::Protocol("READY twice".into()), false, Then::ServeOn, out);
+                }
+            },
             SuccessorSays::Extend => {}
             SuccessorSays::Withdrawn(text) => {
                 self.end_successor(Why::Withdrawn(text), false, Then::ServeOn, out)
             }
-            SuccessorSays::Live | SuccessorSays::Stopping => {
+            SuccessorSays::Live => {
                 self.end_successor(Why::Protocol("LIVE before COMMIT".into()), false, Then::ServeOn, out);
+            }
+            SuccessorSays::Stopping => {
+                let why = Why::Protocol("STOPPING before COMMIT".into());
+                self.end_successor(why, false, Then::ServeOn, out);
             }
             SuccessorSays::Garbage(text) => {
                 self.end_successor(Why::Protocol(text), false, Then::ServeOn, out);
@@ -247,6 +354,11 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match says {
+            #[cfg(test)]
+            SuccessorSays::Live if self.wrong == Some(Wrong::NoProbation) => {
+                self.announce(unconfirmed, freeing, out);
+            }
+            SuccessorSays::Live if self.probation && !freeing => self.to(Phase::Probation { unconfirmed }),
             SuccessorSays::Live => self.announce(unconfirmed, freeing, out),
             SuccessorSays::Withdrawn(text) => {
                 out.push(Action::LetGo);
@@ -310,6 +422,10 @@ impl Machine {
                 let then = then.max(Then::from(request));
                 self.to(Phase::Ending { why, killed, spawning, then });
             }
+            (Request::Stop | Request::Detach, Phase::Asking) => {
+                out.push(Action::Accept);
+                self.failed(Why::Stopping, Then::from(request), out);
+            }
             (Request::Stop | Request::Detach, phase @ (Phase::Spawning | Phase::Initialising { .. })) => {
                 out.push(Action::Accept);
                 let spawning = phase == Phase::Spawning;
@@ -321,20 +437,25 @@ impl Machine {
                 Phase::Committed { unconfirmed, freeing, .. }
                 | Phase::Announcing { unconfirmed, freeing, .. }
                 | Phase::Releasing { unconfirmed, freeing },
-            ) => {
-                out.extend([Action::Accept, Action::ToSuccessor(PredecessorSays::Stop)]);
-                self.done(Err(Why::Stopping), unconfirmed, out);
-                out.push(Action::LetGo);
-                self.shut_down(Shutdown::Stop, out);
-                if freeing {
-                    self.finish(out);
-                }
-            }
+            ) => self.stop_both(unconfirmed, freeing, out),
+            (Request::Stop, Phase::Probation { unconfirmed }) => self.stop_both(unconfirmed, false, out),
+        }
+    }
+
+    /// After COMMIT.
+    fn stop_both(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {
+        out.extend([Action::Accept, Action::ToSuccessor(PredecessorSays::Stop)]);
+        self.done(Err(Why::Stopping), unconfirmed, out);
+        out.push(Action::LetGo);
+        self.shut_down(Shutdown::Stop, out);
+        if freeing {
+            self.finish(out);
         }
     }
 
     fn freed_while_upgrading(&mut self, phase: Phase, out: &mut Vec<Action>) {
         match phase {
+            Phase::Asking => self.failed(Why::Stopping, Then::Free, out),
             Phase::Spawning => self.end_successor(Why::Stopping, true, Then::Free, out),
             Phase::Initialising { .. } => self.end_successor(Why::Stopping, false, Then::Free, out),
             Phase::Ending { why, killed, spawning, .. } => {
@@ -345,6 +466,7 @@ impl Machine {
             Phase::Committed { unconfirmed, hung_up, .. } => {
                 self.to(Phase::Committed { unconfirmed, hung_up, freeing: true });
             }
+            Phase::Probation { unconfirmed } => self.announce(unconfirmed, true, out),
             Phase::Announcing { told, unconfirmed, .. } => {
                 self.to(Phase::Announcing { told, unconfirmed, freeing: true });
             }
@@ -354,6 +476,7 @@ impl Machine {
 
     /// Before COMMIT only.
     fn end_successor(&mut self, why: Why, spawning: bool, then: Then, out: &mut Vec<Action>) {
+        self.stop_asking(out);
         if spawning {
             // It may be stuck inside execve, where no other signal helps.
             out.push(Action::Kill);
@@ -361,6 +484,11 @@ impl Machine {
             out.extend([Action::ToSuccessor(PredecessorSays::Abort(why.sentence())), Action::Terminate]);
         }
         self.to(Phase::Ending { why, killed: spawning, spawning, then });
+    }
+
+    fn commit(&mut self, out: &mut Vec<Action>) {
+        self.to(Phase::Committed { unconfirmed: false, hung_up: false, freeing: false });
+        out.push(Action::ToSuccessor(PredecessorSays::Commit));
     }
 
     fn announce(&mut self, unconfirmed: bool, freeing: bool, out: &mut Vec<Action>) {
@@ -395,8 +523,20 @@ impl Machine {
     }
 
     fn failed(&mut self, why: Why, then: Then, out: &mut Vec<Action>) {
+        self.stop_asking(out);
         self.done(Err(why), false, out);
         self.go_on(then, out);
+    }
+
+    /// While the state still says what was asked.
+    fn stop_asking(&self, out: &mut Vec<Action>) {
+        #[cfg(test)]
+        if self.wrong == Some(Wrong::KeepsAsking) {
+            return;
+        }
+        if self.question().is_some() {
+            out.push(Action::StopAsking);
+        }
     }
 
     /// The requester is told once; what comes after "unconfirmed" is a line for the log.

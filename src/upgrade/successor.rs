@@ -6,8 +6,8 @@
 #[cfg(test)]
 use super::model::Wrong;
 use super::{
-    Action, Event, Machine, Origin, Outcome, PredecessorSays, Request, Shutdown, State, SuccessorSays, Timer,
-    Why,
+    Action, Event, Inheritance, Machine, Origin, Outcome, PredecessorSays, Request, Shutdown, State,
+    SuccessorSays, Timer, Why,
 };
 
 /// Before the first `flip_ready` returned 0.
@@ -56,6 +56,8 @@ pub enum Final {
     Protocol(String),
     /// A listener that had to be added to a group could not listen.
     Listen(String),
+    /// The one that is not for good: the promised state is lost, and the host has not been told so yet.
+    StateLost,
 }
 
 impl Starting {
@@ -98,7 +100,7 @@ impl Machine {
             }
             (_, Event::FromPredecessor(PredecessorSays::Extend)) => {}
 
-            (Alone, Event::HostReady) => self.serve_alone(out),
+            (Alone, Event::HostReady) => self.take_over(out),
             (Alone, _) => {}
 
             #[cfg(test)]
@@ -120,6 +122,19 @@ impl Machine {
             }
             (Asked { waiting, .. }, Event::Sent(Outcome::Gone)) => {
                 self.state = State::Starting(Asked { waiting, hung_up: true });
+            }
+            (Initialising { .. } | Asked { .. }, Event::FromPredecessor(PredecessorSays::State))
+                if self.inheritance == Inheritance::Awaited =>
+            {
+                self.inheritance = Inheritance::Settled;
+            }
+            (state, Event::FromPredecessor(PredecessorSays::State)) => {
+                self.predecessor_is_broken(&state, "STATE that was not promised", out);
+            }
+            (state @ Asked { .. }, Event::FromPredecessor(PredecessorSays::Commit))
+                if self.inheritance == Inheritance::Awaited =>
+            {
+                self.predecessor_is_broken(&state, "COMMIT before the promised STATE", out);
             }
             (Asked { waiting: true, .. }, Event::FromPredecessor(PredecessorSays::Commit))
             | (Committed, Event::HostReady) => {
@@ -190,7 +205,7 @@ impl Machine {
             (Initialising { .. } | Asked { waiting: false, .. } | Committed, Event::PredecessorDied) => {
                 self.state = State::Starting(Alone);
             }
-            (Asked { waiting: true, .. }, Event::PredecessorDied) => self.serve_alone(out),
+            (Asked { waiting: true, .. }, Event::PredecessorDied) => self.take_over(out),
             (Confirming { hung_up: true }, Event::PredecessorDied) => self.serve(out),
 
             (Asked { .. }, Event::Timer(Timer::Commit)) => {
@@ -231,6 +246,9 @@ impl Machine {
             Event::Ask(_, origin) => self.refuse_or_log(Why::NotReady, origin, out),
             Event::FromPredecessor(PredecessorSays::Garbage(text)) => {
                 out.push(Action::Log(format!("ignored from the predecessor: {text}")));
+            }
+            Event::FromPredecessor(PredecessorSays::State) => {
+                out.push(Action::Log("ignored from the predecessor: STATE after COMMIT".into()));
             }
             Event::HostReady => out.push(Action::ReadyDone(Ok(()))),
             Event::Free => {
@@ -273,8 +291,16 @@ impl Machine {
         out.push(Action::ReadyDone(Err(why)));
     }
 
-    /// There is nobody to ask.
-    fn serve_alone(&mut self, out: &mut Vec<Action>) {
+    /// There is nobody to ask. Promised state that is missing must not be missing silently.
+    fn take_over(&mut self, out: &mut Vec<Action>) {
+        let untold = self.inheritance == Inheritance::Lost { told: false };
+        #[cfg(test)]
+        let untold = untold && self.wrong != Some(Wrong::SilentTakeOver);
+        if untold {
+            self.state = State::Starting(Starting::Alone);
+            out.push(Action::ReadyDone(Err(Final::StateLost)));
+            return;
+        }
         self.state = State::Starting(Starting::Widening { alone: true });
         out.push(Action::ListenFurther);
     }

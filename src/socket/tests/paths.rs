@@ -287,18 +287,18 @@ fn mode_and_owner_of_a_live_socket_are_changed_in_place() {
     let folder = Folder::new();
     let address = folder.address("unix", "a");
     let bound = open(&format!("{address}?mode=0600"));
-    apply_live(bound.fd.as_fd(), &address).unwrap();
+    apply_live(bound.fd.as_fd(), &address, None).unwrap();
     assert_eq!(mode(&folder.path("a")), 0o600);
-    apply_live(bound.fd.as_fd(), &parse(&format!("{address}?mode=0666&backlog=5"))).unwrap();
+    apply_live(bound.fd.as_fd(), &parse(&format!("{address}?mode=0666&backlog=5")), None).unwrap();
     assert_eq!(mode(&folder.path("a")), 0o666);
     if nix::unistd::geteuid().is_root() {
-        apply_live(bound.fd.as_fd(), &parse(&format!("{address}?owner=:4712"))).unwrap();
+        apply_live(bound.fd.as_fd(), &parse(&format!("{address}?owner=:4712")), None).unwrap();
         assert_eq!(folder.path("a").symlink_metadata().unwrap().gid(), 4712);
         assert_eq!(mode(&folder.path("a")), 0o666);
     }
     assert_serves(UnixStream::connect(folder.path("a")).unwrap(), &bound.fd);
     std::fs::remove_file(folder.path("a")).unwrap();
-    let error = apply_live(bound.fd.as_fd(), &parse(&format!("{address}?mode=0666"))).unwrap_err();
+    let error = apply_live(bound.fd.as_fd(), &parse(&format!("{address}?mode=0666")), None).unwrap_err();
     let expected = format!("cannot change {address}: no such file or directory (ENOENT)");
     assert_eq!(error.to_string(), expected);
 }

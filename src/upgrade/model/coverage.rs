@@ -20,9 +20,11 @@ pub fn place(state: &State) -> &'static str {
         State::Live => "Live",
         State::Ready => "Ready",
         State::Upgrading(phase) => match phase {
+            Phase::Asking => "↓Asking",
             Phase::Spawning => "↓Spawning",
             Phase::Initialising { .. } => "↓Initialising",
             Phase::Committed { .. } => "↓Committed",
+            Phase::Probation { .. } => "↓Probation",
             Phase::Announcing { .. } => "↓Announcing",
             Phase::Releasing { .. } => "↓Releasing",
             Phase::Ending { .. } => "↓Ending",
@@ -43,8 +45,9 @@ pub fn collect(table: &Table, pairs: &mut Pairs, acts: &mut BTreeSet<String>) {
 const BEFORE_COMMIT: &str = "Initialising Asked";
 const STARTING: &str = "Alone Initialising Asked Committed Confirming GivenUp";
 const SETTLED: &str = "Ready Detached Draining";
-const UPGRADING: &str = "↓Spawning ↓Initialising ↓Committed ↓Announcing ↓Releasing ↓Ending";
-const WITH_SUCCESSOR: &str = "↓Initialising ↓Committed ↓Announcing ↓Releasing ↓Ending";
+const UPGRADING: &str =
+    "↓Asking ↓Spawning ↓Initialising ↓Committed ↓Probation ↓Announcing ↓Releasing ↓Ending";
+const WITH_SUCCESSOR: &str = "↓Initialising ↓Committed ↓Probation ↓Announcing ↓Releasing ↓Ending";
 
 /// Event, where it happens, and why it cannot happen elsewhere. Everywhere: `Widening` sees its own answer only, since
 /// that comes within the same step; `Freed` sees nothing, since the supervisor is gone; the predecessor's events happen
@@ -60,6 +63,11 @@ const REACHED: &[(&str, &[&str], &str)] = &[
     ("Free", &[STARTING, "Live", SETTLED, UPGRADING], "it happens everywhere"),
     ("DrainerGone", &[STARTING, "Live", SETTLED, UPGRADING], "it happens everywhere"),
     ("HostLeft", &["Asked Confirming"], "elsewhere flip_ready has returned, or returns within the step"),
+    (
+        "Down(State)",
+        &[BEFORE_COMMIT, "GivenUp Draining"],
+        "STATE comes before COMMIT, and with the channel's end unread it is not lost",
+    ),
     ("Down(Commit)", &["Asked GivenUp Draining"], "COMMIT answers READY, and is sent once"),
     (
         "Down(Abort)",
@@ -93,14 +101,18 @@ const REACHED: &[(&str, &[&str], &str)] = &[
     (
         "Up(Live)",
         &["↓Committed ↓Announcing ↓Releasing"],
-        "LIVE follows COMMIT; the two last after flip_free gave up waiting for it",
+        "LIVE follows COMMIT and is sent once; the two last after flip_free gave up waiting for it",
     ),
     (
         "Up(Stopping)",
-        &["↓Announcing ↓Releasing"],
+        &["↓Probation ↓Announcing ↓Releasing"],
         "STOPPING follows LIVE; settled states have closed the channel",
     ),
-    ("Up(Withdrawn)", &[WITH_SUCCESSOR], "settled states have closed the channel"),
+    (
+        "Up(Withdrawn)",
+        &["↓Initialising ↓Committed ↓Announcing ↓Releasing ↓Ending"],
+        "WITHDRAWN never follows LIVE; settled states have closed the channel",
+    ),
     ("Up(Extend)", &[WITH_SUCCESSOR], "settled states have closed the channel"),
     ("Up(Garbage)", &[WITH_SUCCESSOR], "settled states have closed the channel"),
     ("SuccessorHungUp", &[WITH_SUCCESSOR], "before Spawned nobody watches, settled states watch no more"),
@@ -110,6 +122,18 @@ const REACHED: &[(&str, &[&str], &str)] = &[
     ("SpawnFailed", &["↓Spawning ↓Ending"], "answers Spawn; after LetGo it is not reported"),
     ("Listened(true)", &["Widening"], "answers ListenFurther"),
     ("Listened(false)", &["Widening"], "answers ListenFurther"),
+    ("Answered(Starting, true)", &["↓Asking"], "answers Ask; void with StopAsking"),
+    ("Answered(Starting, false)", &["↓Asking"], "answers Ask; void with StopAsking"),
+    ("Answered(State, true)", &["↓Initialising"], "answers Ask; void with StopAsking"),
+    ("Answered(State, false)", &["↓Initialising"], "answers Ask; void with StopAsking"),
+    ("StateSent(Some(Taken))", &["↓Initialising"], "answers SendState"),
+    ("StateSent(Some(Gone))", &["↓Initialising"], "answers SendState"),
+    ("StateSent(None)", &["↓Initialising"], "answers SendState"),
+    (
+        "ToldOfLoss",
+        &["Alone GivenUp Draining"],
+        "the predecessor is dead and promised state is lost: it neither waits for COMMIT nor serves",
+    ),
     (
         "Announced",
         &["↓Announcing Draining"],
@@ -117,9 +141,10 @@ const REACHED: &[(&str, &[&str], &str)] = &[
     ),
     ("Sent(Taken)", &["Asked Confirming ↓Committed ↓Releasing"], "answers READY, LIVE, COMMIT, RELEASED"),
     ("Sent(Gone)", &["Asked Confirming ↓Committed ↓Releasing"], "answers READY, LIVE, COMMIT, RELEASED"),
-    ("Timer(Upgrade)", &["↓Spawning ↓Initialising"], "runs there"),
+    ("Timer(Upgrade)", &["↓Asking ↓Spawning ↓Initialising"], "runs there"),
     ("Timer(Spawn)", &["↓Spawning"], "runs there"),
     ("Timer(Live)", &["↓Committed"], "runs there"),
+    ("Timer(Probation)", &["↓Probation"], "runs there"),
     ("Timer(SuccessorGone)", &["↓Initialising ↓Committed ↓Releasing"], "runs there"),
     ("Timer(Term)", &["↓Ending"], "runs there"),
     ("Timer(Kill)", &["↓Ending"], "runs there"),
@@ -129,7 +154,7 @@ const REACHED: &[(&str, &[&str], &str)] = &[
 
 const ACTIONS: &str = "Refuse Accept Spawn Terminate Kill CheckSuccessor Announce TakeBack ListenFurther LetGo Own Disown \
     CutDrain Log Finish Down(Commit) Down(Abort) Down(Released) Down(ReleasedAndUpgrade) Down(Stop) Up(Ready) Up(Live) \
-    Up(Stopping) Up(Withdrawn) UpgradeDone(true) UpgradeDone(false) ReadyDone(true) ReadyDone(false) ShutdownUpgrade \
+    Up(Stopping) Up(Withdrawn) UpgradeDone(true) UpgradeDone(false) ReadyDone(true) ReadyDone(false) ReadyLost Ask(Starting) Ask(State) StopAsking SendState ShutdownUpgrade \
     ShutdownStop ShutdownDetach";
 
 pub fn check(pairs: &Pairs, acts: &BTreeSet<String>) {

@@ -4,7 +4,7 @@ use super::Wrong;
 use super::properties::{self, Violation};
 use super::table::{Act, Ev, FastMap, Msg, Table};
 use super::world::{Move, Setting, Side, World, *};
-use crate::upgrade::{Origin, Outcome, Request, State, Timer};
+use crate::upgrade::{Origin, Outcome, Question, Request, Setup, State, Timer};
 use Side::{Predecessor, Successor};
 
 pub struct Explorer {
@@ -26,13 +26,29 @@ pub struct Counterexample {
 impl Explorer {
     pub fn new(setting: Setting, wrong: Option<Wrong>) -> Explorer {
         let mut table = Table::default();
-        let fresh = table.start(false, setting.draining, setting.max_draining, wrong);
+        let setup = Setup {
+            draining: setting.draining,
+            max_draining: setting.max_draining,
+            asks_before_start: setting.asks,
+            promises_state: setting.state,
+            probation: setting.probation,
+            ..Setup::default()
+        };
+        let fresh = table.start(setup.clone(), wrong);
         let (widening, _) = table.step(fresh, Ev::HostReady);
         let (p, _) = table.step(widening, Ev::Listened(true));
         // A successor starts when the predecessor may start it: no older generation drains beyond the allowed.
         let older = setting.draining.min(setting.max_draining);
-        let s = table.start(true, older, setting.max_draining, wrong);
-        let start = World { p, s, down: Default::default(), up: Default::default(), facts: P_SERVES };
+        let successor =
+            Setup { with_predecessor: true, draining: older, state_promised: setting.state, ..setup };
+        let s = table.start(successor, wrong);
+        let mut start = World { p, s, down: Default::default(), up: Default::default(), facts: P_SERVES };
+        if setting.state {
+            start.set(PROMISED);
+        }
+        if setting.probation {
+            start.set(PROBATION);
+        }
         Explorer {
             table,
             setting,
@@ -65,10 +81,10 @@ impl Explorer {
             }
             world.possible_moves(&self.table, self.setting, &mut moves);
             for &step in &moves {
-                for listens in [true, false] {
+                for well in [true, false] {
                     let mut chose = false;
                     let reached = self
-                        .apply(world, step, listens, &mut chose)
+                        .apply(world, step, well, &mut chose)
                         .map_err(|v| self.counterexample(v, next, Some(step)))?;
                     self.transitions += 1;
                     self.visit(reached, next, step)?;
@@ -108,17 +124,17 @@ impl Explorer {
         Counterexample { violation, moves, trace }
     }
 
-    /// What `step` leads to. `listens` answers the one question that is answered at once and either way;
-    /// `chose` says whether it was asked.
+    /// What `step` leads to. `well` is how it goes where an action is answered at once and either way; `chose` says
+    /// whether there was one.
     pub fn apply(
         &mut self,
         mut world: World,
         step: Move,
-        listens: bool,
+        well: bool,
         chose: &mut bool,
     ) -> Result<World, Violation> {
         let w = &mut world;
-        let mut react = |w: &mut World, side, ev| self.react(w, side, ev, listens, chose);
+        let mut react = |w: &mut World, side, ev| self.react(w, side, ev, well, chose);
         match step {
             Move::Ask(side, request, origin) => {
                 count_request(w);
@@ -166,6 +182,9 @@ impl Explorer {
             Move::Deliver(Successor) => {
                 let Some(msg) = w.down.first() else { return Ok(world) };
                 w.down.pop();
+                if msg == Msg::State {
+                    w.set(STATE_ARRIVED);
+                }
                 react(w, Successor, Ev::Down(msg))?;
             }
             Move::HangUpSeen(Predecessor) => {
@@ -211,7 +230,12 @@ impl Explorer {
             }
             Move::Frozen(Predecessor) => w.set(P_FROZEN),
             Move::Frozen(Successor) => w.set(S_FROZEN),
-            Move::Fires(side, timer) => react(w, side, Ev::Timer(timer))?,
+            Move::Fires(side, timer) => {
+                if timer == Timer::Probation {
+                    w.unset(PROBATION);
+                }
+                react(w, side, Ev::Timer(timer))?;
+            }
             Move::Announced => {
                 w.unset(ANNOUNCING);
                 w.set(TOLD);
@@ -229,6 +253,14 @@ impl Explorer {
                 }
             }
             Move::DrainerGone(side) => react(w, side, Ev::DrainerGone)?,
+            Move::HostAnswers(question, agrees) => {
+                w.unset(asked(question));
+                react(w, Predecessor, Ev::Answered(question, agrees))?;
+            }
+            Move::ToldOfLoss => {
+                w.set(TOLD_OF_LOSS);
+                react(w, Successor, Ev::ToldOfLoss)?;
+            }
         }
         Ok(world)
     }
@@ -240,7 +272,7 @@ impl Explorer {
                     w.set(P_CRASHED);
                 }
                 w.set(if w.is(P_WORKER) { P_DEAD } else { P_DYING });
-                w.unset(P_FROZEN | ANNOUNCING | P_SERVES);
+                w.unset(P_FROZEN | ANNOUNCING | P_SERVES | ASKED_STARTING | ASKED_STATE);
                 w.up.clear();
                 if w.is(SPAWNING) {
                     // The child of a vfork-style clone goes on by itself; the thread that would start it later is gone.
@@ -264,7 +296,7 @@ impl Explorer {
         w: &mut World,
         side: Side,
         ev: Ev,
-        listens: bool,
+        well: bool,
         chose: &mut bool,
     ) -> Result<(), Violation> {
         let mut pending = Some(ev);
@@ -277,7 +309,7 @@ impl Explorer {
             }
             properties::answers(side, ev, &acts)?;
             for (i, act) in acts.iter().enumerate() {
-                let answer = self.perform(w, side, *act, listens, chose)?;
+                let answer = self.perform(w, side, *act, well, chose)?;
                 if answer.is_some() && i + 1 < acts.len() {
                     return Err((
                         "order",
@@ -295,7 +327,7 @@ impl Explorer {
     fn remember(&self, w: &mut World, side: Side, ev: Ev, acts: &[Act]) {
         if ev == Ev::Ask(Request::Upgrade, Origin::Unanswered)
             && acts.contains(&Act::Accept)
-            && !acts.contains(&Act::Spawn)
+            && !acts.iter().any(|act| matches!(act, Act::Spawn | Act::Ask(_)))
         {
             w.set(if side == Predecessor { MEMORY_P } else { MEMORY_S });
         }
@@ -306,27 +338,33 @@ impl Explorer {
         w: &mut World,
         side: Side,
         act: Act,
-        listens: bool,
+        well: bool,
         chose: &mut bool,
     ) -> Result<Option<Ev>, Violation> {
         properties::action(w, side, act, &self.table)?;
         match act {
-            Act::Spawn if side == Successor || w.any(S_EXISTS | SPAWNING | KILLED | P_LET_GO) => w.set(CUT),
+            Act::Spawn | Act::Ask(Question::Starting)
+                if side == Successor || w.any(S_EXISTS | SPAWNING | KILLED | P_LET_GO) =>
+            {
+                w.set(CUT)
+            }
+            Act::Ask(Question::Starting) => {
+                w.unset(MEMORY_P);
+                w.set(ASKED_STARTING | UNDER_WAY);
+            }
+            Act::Ask(Question::State) => w.set(ASKED_STATE),
+            Act::StopAsking => w.unset(ASKED_STARTING | ASKED_STATE),
+            Act::SendState => {
+                *chose = true;
+                return Ok(Some(Ev::StateSent(well.then(|| w.send_down(Msg::State)))));
+            }
             // Also again after a spawn that failed.
             Act::Spawn => {
                 w.unset(MEMORY_P);
                 w.set(SPAWNING | UNDER_WAY);
             }
             Act::Down(msg) => {
-                let outcome = if w.end_closed(Successor) {
-                    Outcome::Gone
-                } else {
-                    // What only a worker's copy of the end takes is never read.
-                    if !w.any(S_DYING | S_DEAD | S_CLOSED | KILLED) {
-                        w.down.push(msg);
-                    }
-                    Outcome::Taken
-                };
+                let outcome = w.send_down(msg);
                 match msg {
                     Msg::Commit if outcome == Outcome::Taken => w.set(COMMIT_TAKEN),
                     Msg::Released | Msg::ReleasedAndUpgrade if outcome == Outcome::Taken => {
@@ -366,16 +404,17 @@ impl Explorer {
             Act::TakeBack => w.unset(ANNOUNCING),
             Act::ListenFurther => {
                 *chose = true;
-                if listens {
+                if well {
                     w.set(S_LISTENS);
                 }
-                return Ok(Some(Ev::Listened(listens)));
+                return Ok(Some(Ev::Listened(well)));
             }
             Act::UpgradeDone(_) => w.unset(UNDER_WAY),
             Act::LetGo => {
                 w.set(P_LET_GO);
                 w.up.clear();
             }
+            Act::ReadyLost => w.unset(S_WAITING),
             Act::ReadyDone(ok) => {
                 if side == Successor && w.is(S_WAITING) {
                     w.unset(S_WAITING);
@@ -412,6 +451,29 @@ impl Explorer {
             | Act::Log => {}
         }
         Ok(None)
+    }
+}
+
+impl World {
+    fn send_down(&mut self, msg: Msg) -> Outcome {
+        if self.end_closed(Successor) {
+            return Outcome::Gone;
+        }
+        // What only a worker's copy of the end takes is never read.
+        if !self.any(S_DYING | S_DEAD | S_CLOSED | KILLED) {
+            self.down.push(msg);
+        }
+        if msg == Msg::State {
+            self.set(STATE_TAKEN);
+        }
+        Outcome::Taken
+    }
+}
+
+pub fn asked(question: Question) -> u64 {
+    match question {
+        Question::Starting => ASKED_STARTING,
+        Question::State => ASKED_STATE,
     }
 }
 

@@ -1,9 +1,9 @@
 //! What must hold, each promise by its number: at every action, every step, every world, every world at rest.
 
-use super::explorer::gave_up_by_clock;
+use super::explorer::{asked, gave_up_by_clock};
 use super::table::{Act, Ev, Msg, Table};
 use super::world::{Side, World, *};
-use crate::upgrade::{Origin, Phase, Request, Starting, State};
+use crate::upgrade::{Needs, Origin, Phase, Question, Request, Starting, State};
 use Side::{Predecessor, Successor};
 
 /// Which promise, and how it was broken.
@@ -22,6 +22,8 @@ pub enum Waits {
     TheHost,
     /// Its own supervisor answers, within bounds of its own: the barrier, `listen`.
     TheSupervisor,
+    /// The host was asked, and must answer in time.
+    TheAnswer,
     /// The other process must say something or die.
     ThePeer,
     /// As `ThePeer`, and no time ends it, by intention: see DESIGN, the two waits without limit.
@@ -46,10 +48,14 @@ pub fn waits(state: &State) -> Waits {
         State::Ready => Waits::Nobody,
         State::Upgrading(phase) => match phase {
             Phase::Spawning => Waits::ThePeer,
-            Phase::Initialising { hung_up: _ } => Waits::ThePeer,
+            Phase::Asking => Waits::TheAnswer,
+            Phase::Initialising { needs: Needs::Answer { ready: true }, hung_up: false } => Waits::TheAnswer,
+            Phase::Initialising { needs: _, hung_up: _ } => Waits::ThePeer,
             Phase::Committed { unconfirmed: false, hung_up: _, freeing: _ } => Waits::ThePeer,
             Phase::Committed { unconfirmed: true, hung_up: true, freeing: _ } => Waits::ThePeer,
             Phase::Committed { unconfirmed: true, hung_up: false, freeing: _ } => Waits::ThePeerWithoutLimit,
+            // Its death ends it; its silence must not.
+            Phase::Probation { unconfirmed: _ } => Waits::ThePeer,
             Phase::Announcing { told: _, unconfirmed: _, freeing: _ } => Waits::TheSupervisor,
             Phase::Releasing { unconfirmed: _, freeing: _ } => Waits::ThePeer,
             Phase::Ending { why: _, killed: _, spawning: _, then: _ } => Waits::ThePeer,
@@ -89,6 +95,36 @@ pub fn action(w: &World, side: Side, act: Act, table: &Table) -> Result<(), Viol
             if side == Successor && !w.is(S_LISTENS) && table.row(w.s).machine.wrong.is_none() =>
         {
             broken("P10", "flip_ready returns 0 and further members of a group do not listen")
+        }
+        Act::ReadyDone(true)
+            if side == Successor && w.is(PROMISED) && !w.any(STATE_ARRIVED | TOLD_OF_LOSS) =>
+        {
+            broken("P12", "flip_ready returns 0, and the host does not know that promised state is missing")
+        }
+        Act::ReadyLost if !w.is(P_DEATH_SEEN) || w.any(STATE_ARRIVED | TOLD_OF_LOSS) => {
+            broken("P12", "flip_ready says that state is lost, and it is not, or the host knows")
+        }
+        Act::Down(Msg::Commit) if w.is(PROMISED) && !w.is(STATE_TAKEN) => {
+            broken("P12", "COMMIT before the promised state was sent")
+        }
+        Act::SendState if w.is(STATE_TAKEN) => broken("P12", "the state is sent twice"),
+        Act::Ask(_) if side == Predecessor && w.any(ASKED_STARTING | ASKED_STATE) => {
+            broken("P11", "a question while another is open")
+        }
+        Act::StopAsking if !w.any(ASKED_STARTING | ASKED_STATE) => {
+            broken("P11", "StopAsking, and no question is open")
+        }
+        Act::Spawn if side == Predecessor && w.is(ASKED_STARTING) => {
+            broken("P11", "a successor is started before the host agreed")
+        }
+        Act::Announce if w.is(PROBATION) && !w.is(FREE_P) => {
+            broken("P13", "the service manager is told before the probation is over")
+        }
+        Act::ShutdownUpgrade if w.is(PROBATION) && !w.is(FREE_P) => {
+            broken("P13", "shutdown before the probation is over")
+        }
+        Act::UpgradeDone(_) if w.any(ASKED_STARTING | ASKED_STATE) => {
+            broken("P11", "the upgrade is over and its question open")
         }
         Act::UpgradeDone(_) if side == Predecessor && !w.is(UNDER_WAY) && !w.is(CUT) => {
             broken("P6", "a second answer to one upgrade")
@@ -144,13 +180,20 @@ pub fn state(w: &World, table: &Table) -> Result<(), Violation> {
             // Its state is about a further successor, which this world does not have.
             continue;
         }
+        let open = [Question::Starting, Question::State].into_iter().find(|q| w.is(asked(*q)));
+        if row.question != open.filter(|_| side == Predecessor) {
+            return broken(
+                "P11",
+                format!("{side:?} waits for the answer to {:?}, open is {open:?}", row.question),
+            );
+        }
         let observable = match side {
             Predecessor => !w.is(P_LET_GO),
             Successor => !w.is(P_DEATH_SEEN),
         };
         match waits(&row.machine.state) {
-            Waits::ThePeer if row.timers.is_empty() => {
-                return broken("P5", format!("{side:?} waits for its peer without a deadline"));
+            Waits::ThePeer | Waits::TheAnswer if row.timers.is_empty() => {
+                return broken("P5", format!("{side:?} waits without a deadline"));
             }
             Waits::ThePeerWithoutLimit | Waits::ThePeer if !observable => {
                 return broken("P5", format!("{side:?} waits for a peer whose death it cannot see"));
@@ -208,7 +251,15 @@ pub fn at_rest(w: &World, table: &mut Table) -> Result<(), Violation> {
         if s != State::Starting(Starting::Alone) {
             return broken("P4", "the predecessor is dead and the successor does not serve");
         }
-        let (widening, _) = table.step(w.s, Ev::HostReady);
+        let mut alone = w.s;
+        if w.is(PROMISED) && !w.any(STATE_ARRIVED | TOLD_OF_LOSS) {
+            let (still, acts) = table.step(alone, Ev::HostReady);
+            alone = table.step(still, Ev::ToldOfLoss).0;
+            if *acts != [Act::ReadyLost] || *table.state(alone) != s {
+                return broken("P12", "lost state is not told, or told as if it were final");
+            }
+        }
+        let (widening, _) = table.step(alone, Ev::HostReady);
         let (next, acts) = table.step(widening, Ev::Listened(true));
         if !table.row(next).serves || !acts.contains(&Act::ReadyDone(true)) {
             return broken("P4", "flip_ready does not serve after the predecessor's death");
@@ -218,7 +269,7 @@ pub fn at_rest(w: &World, table: &mut Table) -> Result<(), Violation> {
     if p_serves && w.runs(Predecessor) && !w.any(STOP_P | DETACH) && (failed || !w.is(S_EXISTS)) {
         let (_, acts) = table.step(w.p, Ev::Ask(Request::Upgrade, Origin::Answered));
         let ready = p == State::Ready;
-        let takes = acts.contains(&Act::Spawn)
+        let takes = acts.iter().any(|act| matches!(act, Act::Spawn | Act::Ask(_)))
             || table.row(w.p).machine.draining > table.row(w.p).machine.max_draining;
         if !ready || !takes {
             return broken("P4", "the successor is gone and the predecessor does not take the next upgrade");

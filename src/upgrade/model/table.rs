@@ -4,8 +4,8 @@
 
 use super::Wrong;
 use crate::upgrade::{
-    Action, Event, Exit, Machine, Origin, Outcome, PredecessorSays, Request, Shutdown, State, SuccessorSays,
-    Timer,
+    Action, Event, Exit, Final, Machine, Origin, Outcome, PredecessorSays, Question, Request, Setup,
+    Shutdown, State, SuccessorSays, Timer,
 };
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -47,9 +47,10 @@ pub enum Msg {
     Live,
     Stopping,
     Withdrawn,
+    State,
 }
 
-const MSGS: [Msg; 11] = [
+const MSGS: [Msg; 12] = [
     Msg::Commit,
     Msg::Abort,
     Msg::Released,
@@ -61,6 +62,7 @@ const MSGS: [Msg; 11] = [
     Msg::Live,
     Msg::Stopping,
     Msg::Withdrawn,
+    Msg::State,
 ];
 
 /// Messages in order, four bits each.
@@ -117,6 +119,11 @@ pub enum Ev {
     Sent(Outcome),
     Timer(Timer),
     DrainerGone,
+    /// Whether the host agreed.
+    Answered(Question, bool),
+    /// `None`: sealing failed.
+    StateSent(Option<Outcome>),
+    ToldOfLoss,
 }
 
 impl Ev {
@@ -127,6 +134,7 @@ impl Ev {
             Ev::HostLeft => Event::HostLeft,
             Ev::Free => Event::Free,
             Ev::Down(msg) => Event::FromPredecessor(match msg {
+                Msg::State => PredecessorSays::State,
                 Msg::Commit => PredecessorSays::Commit,
                 Msg::Abort => PredecessorSays::Abort(String::new()),
                 Msg::Released => PredecessorSays::Released { upgrade_requested: false },
@@ -156,6 +164,11 @@ impl Ev {
             Ev::Sent(outcome) => Event::Sent(outcome),
             Ev::Timer(timer) => Event::Timer(timer),
             Ev::DrainerGone => Event::DrainerGone,
+            Ev::Answered(question, true) => Event::HostAnswered(question, Ok(())),
+            Ev::Answered(question, false) => Event::HostAnswered(question, Err(String::new())),
+            Ev::StateSent(Some(outcome)) => Event::StateSent(Ok(outcome)),
+            Ev::StateSent(None) => Event::StateSent(Err(String::new())),
+            Ev::ToldOfLoss => Event::HostToldOfLoss,
         }
     }
 }
@@ -165,6 +178,9 @@ impl Ev {
 pub enum Act {
     Refuse,
     Accept,
+    Ask(Question),
+    StopAsking,
+    SendState,
     Spawn,
     Down(Msg),
     Up(Msg),
@@ -177,6 +193,8 @@ pub enum Act {
     UpgradeDone(bool),
     LetGo,
     ReadyDone(bool),
+    /// `flip_ready` fails, and not for good: the promised state is lost.
+    ReadyLost,
     Own,
     Disown,
     ShutdownUpgrade,
@@ -192,8 +210,12 @@ impl From<&Action> for Act {
         match action {
             Action::Refuse(_) => Act::Refuse,
             Action::Accept => Act::Accept,
+            Action::Ask(question) => Act::Ask(*question),
+            Action::StopAsking => Act::StopAsking,
+            Action::SendState => Act::SendState,
             Action::Spawn => Act::Spawn,
             Action::ToSuccessor(says) => Act::Down(match says {
+                PredecessorSays::State => Msg::State,
                 PredecessorSays::Commit => Msg::Commit,
                 PredecessorSays::Abort(_) => Msg::Abort,
                 PredecessorSays::Released { upgrade_requested: false } => Msg::Released,
@@ -218,6 +240,7 @@ impl From<&Action> for Act {
             Action::ListenFurther => Act::ListenFurther,
             Action::UpgradeDone(result) => Act::UpgradeDone(result.is_ok()),
             Action::LetGo => Act::LetGo,
+            Action::ReadyDone(Err(Final::StateLost)) => Act::ReadyLost,
             Action::ReadyDone(result) => Act::ReadyDone(result.is_ok()),
             Action::Own => Act::Own,
             Action::Disown => Act::Disown,
@@ -237,6 +260,7 @@ pub struct Row {
     pub serves: bool,
     pub owns: bool,
     pub remembers: bool,
+    pub question: Option<Question>,
     pub timers: Vec<Timer>,
 }
 
@@ -250,8 +274,8 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn start(&mut self, with_predecessor: bool, draining: u32, max: u32, wrong: Option<Wrong>) -> u16 {
-        let mut machine = Machine::new(with_predecessor, draining, max, None);
+    pub fn start(&mut self, setup: Setup, wrong: Option<Wrong>) -> u16 {
+        let mut machine = Machine::new(setup);
         machine.wrong = wrong;
         self.number(machine)
     }
@@ -289,6 +313,7 @@ impl Table {
             serves: machine.serves(),
             owns: machine.owns(),
             remembers: machine.remembers(),
+            question: machine.question(),
             timers: machine.timers(),
             machine: machine.clone(),
         });

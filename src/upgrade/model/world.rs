@@ -3,7 +3,7 @@
 //! [`World::moves`] says what may happen next, [`Explorer::apply`](super::explorer::Explorer::apply) does it.
 
 use super::table::{Msg, Queue, Table};
-use crate::upgrade::{Origin, Request, Starting, State, Timer};
+use crate::upgrade::{Origin, Question, Request, Starting, State, Timer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -87,6 +87,17 @@ facts! {
     MEMORY_S,
     /// The environment killed the only server.
     LOST,
+    /// The predecessor's host has an open question.
+    ASKED_STARTING,
+    ASKED_STATE,
+    /// State was promised to the successor; the socket took it; it arrived.
+    PROMISED,
+    STATE_TAKEN,
+    STATE_ARRIVED,
+    /// `flip_take_state` told the successor's host that it is lost.
+    TOLD_OF_LOSS,
+    /// There is a probation, and it is not over.
+    PROBATION,
     /// Somebody sent what is no message (or EXTEND).
     NOISE,
     /// A further upgrade starts: not explored from here.
@@ -129,6 +140,10 @@ pub enum Move {
     TermAsks,
     Noise(Side, Msg),
     DrainerGone(Side),
+    /// The predecessor's host agrees, or refuses. That it does not answer is a move of the clock.
+    HostAnswers(Question, bool),
+    /// The successor's host calls `flip_take_state`, and the promised state is lost.
+    ToldOfLoss,
 }
 
 /// Which environments a run has.
@@ -138,6 +153,11 @@ pub struct Setting {
     pub max_draining: u32,
     pub requests: u32,
     pub noise: bool,
+    /// The host is asked before a successor is started.
+    pub asks: bool,
+    /// State is handed over.
+    pub state: bool,
+    pub probation: bool,
 }
 
 impl World {
@@ -301,6 +321,20 @@ impl World {
                     out.push(Move::DrainerGone(side));
                 }
             }
+        }
+        if self.runs(Predecessor) {
+            for (asked, question) in [(ASKED_STARTING, Question::Starting), (ASKED_STATE, Question::State)] {
+                if self.is(asked) {
+                    out.extend([true, false].map(|agrees| Move::HostAnswers(question, agrees)));
+                }
+            }
+        }
+        if self.runs(Successor)
+            && self.is(PROMISED | P_DEATH_SEEN)
+            && !self.any(STATE_ARRIVED | TOLD_OF_LOSS)
+            && *table.state(self.s) != State::Freed
+        {
+            out.push(Move::ToldOfLoss);
         }
         if self.is(SPAWNING) && !self.is(KILLED) && self.runs(Predecessor) {
             out.extend([Move::Execs, Move::SpawnFails]);

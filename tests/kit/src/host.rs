@@ -3,11 +3,12 @@
 
 use crate::deadline::{scaled, wait_for};
 use crate::load::{Address, get};
-use crate::process::{Family, Output, Process};
+use crate::process::{Family, Output, Process, Program};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long anything that normally takes milliseconds may take.
@@ -98,11 +99,25 @@ impl Host {
 
     /// The same for a copy, a script, another build …
     pub fn start_program(family: &Family, program: &Path, environment: &[(&str, &str)]) -> Host {
+        Host::start_until(family, program, environment, "ready 0")
+    }
+
+    /// The same, but waits for another line of its output, not before the one with its address.
+    pub fn start_until(family: &Family, program: &Path, environment: &[(&str, &str)], line: &str) -> Host {
         let program = environment
             .iter()
             .fold(family.program(program), |program, (name, value)| program.env(name, value));
+        Host::run_until(program, line)
+    }
+
+    /// The same for a program that is started in a way of its own.
+    pub fn run(program: Program) -> Host {
+        Host::run_until(program, "ready 0")
+    }
+
+    fn run_until(program: Program, line: &str) -> Host {
         let process = program.output(Output::File).start();
-        process.wait_for_output("ready 0", SOON);
+        process.wait_for_output(line, SOON);
         let output = process.output();
         let line = output.lines().find_map(|line| line.strip_prefix("listening ")).expect("listening");
         let address = line.split_whitespace().next().expect("an address").parse().expect("an address");
@@ -126,16 +141,39 @@ impl Host {
 
     /// Asks for a library call: `/upgrade`, `/env/NAME/VALUE` …
     pub fn call(&self, path: &str) -> Called {
-        let value = self.ask(path, Duration::from_secs(90));
-        Called {
-            rc: value["rc"].as_i64().expect("rc"),
-            failure: value["failure"].as_i64().expect("failure"),
-            error: value["error"].as_str().expect("error").into(),
-        }
+        call(&self.address, path)
+    }
+
+    /// The same on a thread of its own, for a call that waits while the test goes on.
+    pub fn call_meanwhile(&self, path: &str) -> JoinHandle<Called> {
+        let (address, path) = (self.address.clone(), path.to_string());
+        std::thread::spawn(move || call(&address, &path))
+    }
+
+    /// Asks for an upgrade, again while it is refused with EAGAIN: a new process serves a moment before its
+    /// predecessor has released it.
+    pub fn upgrade(&self) -> Called {
+        let again = -i64::from(libc::EAGAIN);
+        wait_for("a process that can be upgraded", SOON, || {
+            Some(self.call("/upgrade")).filter(|called| called.rc != again)
+        })
     }
 
     fn ask(&self, path: &str, timeout: Duration) -> Value {
-        let answer = get(&self.address, path, scaled(timeout)).expect("an answer");
-        serde_json::from_slice(&answer.body).expect("JSON")
+        ask(&self.address, path, timeout)
     }
+}
+
+fn call(address: &Address, path: &str) -> Called {
+    let value = ask(address, path, Duration::from_secs(90));
+    Called {
+        rc: value["rc"].as_i64().expect("rc"),
+        failure: value["failure"].as_i64().expect("failure"),
+        error: value["error"].as_str().expect("error").into(),
+    }
+}
+
+fn ask(address: &Address, path: &str, timeout: Duration) -> Value {
+    let answer = get(address, path, scaled(timeout)).expect("an answer");
+    serde_json::from_slice(&answer.body).expect("JSON")
 }

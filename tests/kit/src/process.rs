@@ -12,6 +12,7 @@ mod program;
 pub use family::{Family, MARK_VARIABLE, describe_all, kill_all};
 pub use proc_fs::{Descriptor, Proc};
 pub use program::{Output, Process, Program, Signal, signal};
+pub use tempfile::TempDir;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -1,0 +1,56 @@
+//! `reuseport` groups: the kernel spreads new connections over all members that listen, and resets what is queued on one
+//! that is closed. So a group is claimed whole, and grows only once this process may serve.
+
+use super::Registry;
+use super::claim::Inherited;
+use crate::address::{Address, Endpoint, NAME_MAX, Protocol, quote};
+use crate::socket::{self, Description};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Where the predecessor has members, claimed or not: a new one may take its connections even where host or device
+/// differ, since the kernel prefers the closer match.
+pub(super) fn ports(inherited: &VecDeque<Inherited>) -> Vec<(Protocol, u16)> {
+    let member = |inherited: &Inherited| inherited.describe().filter(|is| is.reuseport)?.endpoint();
+    inherited.iter().filter_map(member).filter_map(|endpoint| port(&endpoint)).collect()
+}
+
+fn port(endpoint: &Endpoint) -> Option<(Protocol, u16)> {
+    match endpoint {
+        Endpoint::Inet { protocol, port, .. } => Some((*protocol, *port)),
+        Endpoint::Unix { .. } => None,
+    }
+}
+
+/// `name#2`, `name#3` …, the name cut where they would be too long.
+pub(super) fn member_names(name: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    (2u32..).map(move |n| {
+        let suffix = format!("#{n}");
+        [&name[..name.len().min(NAME_MAX - suffix.len())], suffix.as_bytes()].concat()
+    })
+}
+
+/// What the members of one group have in common.
+fn group_of(fd: BorrowedFd) -> Option<Description> {
+    let is = socket::describe(fd).ok().filter(|is| is.reuseport)?;
+    Some(Description { listening: true, ..is })
+}
+
+impl Registry {
+    /// Whether the predecessor may be listening there with others.
+    pub(super) fn is_group(&self, address: &Address) -> bool {
+        address.options.reuseport == Some(true)
+            && port(&address.endpoint).is_some_and(|port| self.groups.contains(&port))
+    }
+
+    /// Members of a group that nobody claimed while others of it were.
+    pub fn missing_members(&self) -> Vec<String> {
+        let member = |inherited: &Inherited| Some((quote(&inherited.name), group_of(inherited.borrow())?));
+        let unclaimed: Vec<_> = self.unclaimed.iter().filter_map(member).collect();
+        if unclaimed.is_empty() {
+            return Vec::new();
+        }
+        let claimed: Vec<_> = self.entries.iter().filter_map(|entry| group_of(entry.fd.as_fd())).collect();
+        unclaimed.into_iter().filter(|(_, group)| claimed.contains(group)).map(|(name, _)| name).collect()
+    }
+}

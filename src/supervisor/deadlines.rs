@@ -1,0 +1,36 @@
+//! How long each phase may take; the upgrade and the drain deadline are the host's to set. Read by `supervisor` alone.
+//!
+//! With the feature `faults` an environment variable in milliseconds shortens what a test has to wait for.
+
+use std::time::Duration;
+
+/// From the request to execve.
+pub(super) const SPAWN: Duration = Duration::from_secs(10);
+/// From SIGKILL to its pidfd.
+pub(super) const KILL: Duration = Duration::from_secs(1);
+
+/// From COMMIT to LIVE.
+pub(super) fn live() -> Duration {
+    or_as_tested("SHELLFLIP_TEST_LIVE_MS", Duration::from_secs(10))
+}
+
+/// From the end of a channel to its owner's death, and from the upgrade deadline to the successor's withdrawal.
+pub(super) fn grace() -> Duration {
+    or_as_tested("SHELLFLIP_TEST_GRACE_MS", Duration::from_secs(10))
+}
+
+/// From SIGTERM to SIGKILL.
+pub(super) fn term() -> Duration {
+    or_as_tested("SHELLFLIP_TEST_TERM_MS", Duration::from_secs(2))
+}
+
+#[cfg(not(feature = "faults"))]
+fn or_as_tested(_variable: &str, usual: Duration) -> Duration {
+    usual
+}
+
+#[cfg(feature = "faults")]
+fn or_as_tested(variable: &str, usual: Duration) -> Duration {
+    let ms = std::env::var(variable).ok().and_then(|ms| ms.parse().ok());
+    ms.map_or(usual, Duration::from_millis)
+}

@@ -1,0 +1,168 @@
+//! The library as another project gets it: installed under `DESTDIR`, found with pkg-config, linked in both ways. And
+//! the README's program is what it says.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use testkit::deadline::wait_for;
+use testkit::host::{SOON, c_program};
+use testkit::process::{Family, Output, Signal, free_port, signal, temp_dir};
+
+/// `cargo tree` of the library says why each further one is needed.
+const MOST_CRATES: usize = 25;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs it to its good end; its standard output.
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// What pkg-config says of what is installed there, and of nothing else.
+fn pkg_config(destination: &Path, arguments: &[&str]) -> Vec<String> {
+    let mut command = Command::new("pkg-config");
+    command
+        .args(arguments)
+        .arg("shellflip")
+        .env("PKG_CONFIG_LIBDIR", destination.join("usr/lib/pkgconfig"))
+        .env("PKG_CONFIG_SYSROOT_DIR", destination)
+        .env_remove("PKG_CONFIG_PATH");
+    output(&mut command).split_whitespace().map(String::from).collect()
+}
+
+#[test]
+fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
+    let _limit = testkit::limit(Duration::from_secs(600));
+    let family = Family::new();
+    let folder = temp_dir();
+    let destination = folder.path().join("destination");
+    let make = |target: &str| {
+        let mut command = Command::new("make");
+        let destination = format!("DESTDIR={}", destination.display());
+        command.args(["-s", target, "PREFIX=/usr", &destination]).current_dir(root());
+        // Those of the cargo that runs this test are not meant for the one that make starts.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| {
+            let name = name.to_string_lossy();
+            name.starts_with("CARGO_") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR"
+        }) {
+            command.env_remove(name);
+        }
+        output(&mut command);
+    };
+    make("install");
+    assert_eq!(pkg_config(&destination, &["--modversion"]), [env!("CARGO_PKG_VERSION")]);
+    let library = destination.join("usr/lib");
+    let (source, address) = first(folder.path());
+    for (how, arguments) in
+        [("shared", &["--cflags", "--libs"][..]), ("static", &["--static", "--cflags", "--libs"])]
+    {
+        let program = folder.path().join(how);
+        let mut flags = pkg_config(&destination, arguments);
+        if how == "static" {
+            // Else the linker takes the shared library that lies beside it.
+            let archive = library.join("libshellflip.a").display().to_string();
+            flags.iter_mut().filter(|flag| *flag == "-lshellflip").for_each(|flag| *flag = archive.clone());
+        }
+        output(
+            Command::new("cc")
+                .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"])
+                .arg(&source)
+                .arg("-o")
+                .arg(&program)
+                .args(&flags),
+        );
+        let dynamic = output(Command::new("readelf").arg("-d").arg(&program));
+        assert_eq!(dynamic.contains("[libshellflip.so.0]"), how == "shared", "{dynamic}");
+        upgrades_once(&family, &program, &address, &[("LD_LIBRARY_PATH", &library)]);
+    }
+    make("uninstall");
+    let left: Vec<PathBuf> = files(&destination);
+    assert_eq!(left, [] as [PathBuf; 0]);
+    family.assert_none_left(SOON);
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// `examples/c/first.c` with a port that is free: the file, the address.
+fn first(folder: &Path) -> (PathBuf, String) {
+    let text = std::fs::read_to_string(root().join("examples/c/first.c")).unwrap();
+    assert_eq!(text.matches("127.0.0.1:8080").count(), 1);
+    let address = format!("127.0.0.1:{}", free_port());
+    let path = folder.join("first.c");
+    std::fs::write(&path, text.replace("127.0.0.1:8080", &address)).unwrap();
+    (path, address)
+}
+
+/// The program answers, replaces itself on SIGUSR1, answers, and ends on SIGTERM.
+fn upgrades_once(family: &Family, program: &Path, address: &str, environment: &[(&str, &Path)]) {
+    let mut command = family.program(program).output(Output::File);
+    for (name, value) in environment {
+        command = command.env(name, value);
+    }
+    let mut process = command.start();
+    let first = process.pid();
+    let answered_by = || {
+        let mut text = String::new();
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.read_to_string(&mut text).ok()?;
+        text.strip_prefix("hello from pid ")?.trim().parse::<i32>().ok()
+    };
+    assert_eq!(wait_for("an answer", SOON, answered_by), first);
+    process.signal(Signal::SIGUSR1);
+    let second = wait_for("another one's answer", SOON, || answered_by().filter(|pid| *pid != first));
+    assert!(process.wait(SOON).success(), "{}", process.output());
+    signal(second, Signal::SIGTERM);
+    family.wait_gone(second, SOON);
+    assert_eq!(process.output(), "");
+}
+
+#[test]
+fn the_library_needs_few_crates() {
+    let tree = output(
+        Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--offline",
+                "--locked",
+                "-p",
+                "libshellflip",
+                "-e",
+                "normal,build",
+                "--prefix",
+                "none",
+            ])
+            .args(["--format", "{p}"])
+            .current_dir(root()),
+    );
+    let crates: BTreeSet<&str> =
+        tree.lines().filter_map(|line| line.split(" (").next()).filter(|one| !one.is_empty()).collect();
+    assert!(crates.len() > 3, "{tree}");
+    assert!(crates.len() <= MOST_CRATES, "{} crates: {crates:#?}", crates.len());
+}
+
+#[test]
+fn the_program_in_the_readme_is_the_example_and_upgrades_itself() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let block =
+        readme.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of C");
+    let example = std::fs::read_to_string(root().join("examples/c/first.c")).unwrap();
+    assert_eq!(block, example);
+    let family = Family::new();
+    let folder = temp_dir();
+    let (source, address) = first(folder.path());
+    upgrades_once(&family, &c_program(source.to_str().unwrap(), &[]), &address, &[]);
+    family.assert_none_left(SOON);
+}
