@@ -36,7 +36,8 @@ impl Flip {
             };
             match errno {
                 Errno::EAGAIN => self.wait_for_listener(Some(listener), kept, deadline)?,
-                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+                // EPERM: a firewall that refuses this one, or a security module that refuses all.
+                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EPERM => {
                     let soon = Instant::now() + EXHAUSTED;
                     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
                     match self.wait_for_listener(None, kept, Some(until)) {
@@ -54,8 +55,7 @@ impl Flip {
                 | Errno::EHOSTDOWN
                 | Errno::ENONET
                 | Errno::EHOSTUNREACH
-                | Errno::ENETUNREACH
-                | Errno::EPERM => {}
+                | Errno::ENETUNREACH => {}
                 errno => return Err(failed(errno)),
             }
         }

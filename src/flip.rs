@@ -82,6 +82,9 @@ pub(crate) struct Published {
 /// This process has looked at what a predecessor left it.
 static INHERITED: AtomicBool = AtomicBool::new(false);
 
+/// How long `flip_free` waits for a thread of the library once it has been told to end.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
 /// Of which handle, and where the answer will be.
 type Unfinished = (Weak<Inner>, Pending<Result<i32>>);
 
@@ -182,17 +185,17 @@ impl Flip {
     /// Gives everything back: stops as [`crate::upgrade`] says for this state, ends the library's threads, wakes every
     /// call that waits (`ECANCELED`). A stop without successor also unlinks unix paths.
     pub fn free(&self) -> Result<()> {
+        self.release().map(drop)
+    }
+
+    /// The same; the right to be the one handle is given back when the result is dropped.
+    pub(crate) fn release(&self) -> Result<Option<Only>> {
         let inner = &self.0;
         if fork::in_child() {
-            // Held by another thread of the parent at the fork, it stays held for ever: then the copies stay too.
-            if let Ok(mut registry) = inner.registry.try_lock() {
-                registry.close_listeners(|_| false);
-            }
-            return Ok(());
+            self.close_copies_in_child();
+            return Ok(None);
         }
         let Some(only) = lock(&inner.only).take() else { return Err(Error::Freed) };
-        signals::restore();
-        signals::disconnect();
         if let Ok((done, pending)) = reply() {
             inner.send(Command::Free(done));
             while pending.wait(inner.freed.reader(), None) == Err(Error::Interrupted) {}
@@ -200,13 +203,32 @@ impl Flip {
             // No descriptor to wait with: the threads' end says the same.
             inner.send(Command::FreeUnanswered);
         }
+        // Not before: a second SIGTERM meanwhile must not end the process in the middle of a hand-over.
+        signals::restore();
+        signals::disconnect();
         inner.freed.fire(0);
         CONNECTIONS.notify();
-        for thread in lock(&inner.threads).drain(..) {
-            let _ = thread.join();
+        let threads: Vec<JoinHandle<()>> = lock(&inner.threads).drain(..).collect();
+        for thread in threads {
+            // The spawner may be held by a child that hangs before its program executes, which was killed.
+            let until = Instant::now() + LAST_WAIT;
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
-        drop(only);
-        Ok(())
+        Ok(Some(only))
+    }
+
+    /// A worker that has seen shutdown must not keep listeners open which nobody accepts from any more.
+    fn close_copies_in_child(&self) {
+        // Held by another thread of the parent at the fork, it stays held for ever: then the copies stay too.
+        if let Ok(mut registry) = self.0.registry.try_lock() {
+            let kind = self.0.shutdown.reason().and_then(shutdown_from).unwrap_or(Shutdown::Stop);
+            registry.close_listeners(|keep| supervisor::outlives(keep, kind));
+        }
     }
 
     /// 0: not started by an upgrade.
@@ -388,7 +410,14 @@ impl Flip {
 
     /// Whether shutdown has fired. A forked child is told by the latch alone.
     pub(crate) fn is_shut_down(&self) -> bool {
-        self.0.published.shutdown.load(SeqCst) != 0 || (fork::in_child() && self.0.shutdown.fired())
+        if self.0.published.shutdown.load(SeqCst) != 0 {
+            return true;
+        }
+        let fired = fork::in_child() && self.0.shutdown.fired();
+        if fired {
+            self.close_copies_in_child();
+        }
+        fired
     }
 
     /// Whether this listener goes on although shutdown has fired.

@@ -20,14 +20,13 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 
 /// All of them.
 #[derive(Debug)]
 pub struct Registry {
     entries: Vec<Entry>,
     unclaimed: VecDeque<Inherited>,
-    frozen: Frozen,
     /// Where the predecessor may be listening with `reuseport`; none once this process may serve.
     groups: Vec<(Protocol, u16)>,
     /// Started by an upgrade, and may not serve yet.
@@ -65,6 +64,7 @@ struct Closed {
 
 /// Whether names can be added and removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Frozen {
     /// They can.
     Open,
@@ -72,6 +72,14 @@ pub enum Frozen {
     Upgrading,
     /// It has everything.
     Released,
+}
+
+/// A [`Frozen`], beside the lock, which a host's thread may hold while it looks up a name.
+static FROZEN: AtomicU8 = AtomicU8::new(Frozen::Open as u8);
+
+/// Whether names can be added and removed from now on. Who has to be sure that nobody still does takes the lock afterwards.
+pub fn freeze(frozen: Frozen) {
+    FROZEN.store(frozen as u8, SeqCst);
 }
 
 /// Whether any listener outlives a shutdown: spares `flip_accept` a look in all other processes.
@@ -90,11 +98,11 @@ impl Registry {
 
     fn new(unclaimed: VecDeque<Inherited>, successor: bool) -> Registry {
         ANY_KEPT.store(false, SeqCst);
+        freeze(Frozen::Open);
         let groups = if successor { group::ports(&unclaimed) } else { Vec::new() };
         Registry {
             entries: Vec::new(),
             unclaimed,
-            frozen: Frozen::Open,
             groups,
             waiting: successor,
             disowned: false,
@@ -227,10 +235,12 @@ impl Registry {
 
     /// Whether names may be added and removed; the sentence begins with what was tried.
     fn open(&self, what: impl FnOnce() -> String) -> Result<()> {
-        let (failure, why) = match self.frozen {
-            Frozen::Open => return Ok(()),
-            Frozen::Upgrading => (Failure::InProgress, "an upgrade is under way"),
-            Frozen::Released => (Failure::Stopping, "this process stops"),
+        let (failure, why) = match FROZEN.load(SeqCst) {
+            open if open == Frozen::Open as u8 => return Ok(()),
+            upgrading if upgrading == Frozen::Upgrading as u8 => {
+                (Failure::InProgress, "an upgrade is under way")
+            }
+            _ => (Failure::Stopping, "this process stops"),
         };
         Err(Error::upgrade(failure, format!("{}: {why}", what())))
     }
@@ -274,11 +284,6 @@ impl Registry {
     pub fn listen_fdnames(&self) -> Option<CString> {
         let names = inherit::encode_names(self.entries.iter().map(|entry| &entry.name[..]))?;
         CString::new(names).ok()
-    }
-
-    /// Whether new names can be made from now on.
-    pub fn freeze(&mut self, frozen: Frozen) {
-        self.frozen = frozen;
     }
 
     /// Further members of inherited groups listen, now that the predecessor has committed.
@@ -336,6 +341,7 @@ impl Registry {
     /// Shutdown: the library's copies are closed but for those that `kept` lets live; the paths stay until
     /// [`Registry::finish`].
     pub fn close_listeners(&mut self, kept: impl Fn(Keep) -> bool) {
+        freeze(Frozen::Released);
         let (stay, go): (Vec<Entry>, Vec<Entry>) =
             std::mem::take(&mut self.entries).into_iter().partition(|entry| kept(entry.keep));
         self.entries = stay;
@@ -345,6 +351,7 @@ impl Registry {
 
     /// The end: paths are unlinked where they are ours (`owns`), and where nobody else ever knew of them.
     pub fn finish(&mut self, owns: bool) {
+        freeze(Frozen::Released);
         // While the sockets are open, so that nobody takes the paths for stale.
         let disowned = self.disowned;
         let ours = |bound_here: bool| owns || (bound_here && !disowned);

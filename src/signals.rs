@@ -27,6 +27,8 @@ struct Slot {
     /// 0: not ours.
     request: AtomicU8,
     known: AtomicBool,
+    /// The thread that is passing the signal on: a handler that was installed over ours and calls it may be below it by now.
+    passing_on: AtomicI32,
     previous: UnsafeCell<MaybeUninit<libc::sigaction>>,
 }
 
@@ -38,6 +40,7 @@ impl Slot {
         Slot {
             request: AtomicU8::new(0),
             known: AtomicBool::new(false),
+            passing_on: AtomicI32::new(0),
             previous: UnsafeCell::new(MaybeUninit::uninit()),
         }
     }
@@ -136,10 +139,9 @@ fn install_one(binding: &Binding) -> nix::Result<()> {
 /// Gives the signals back, where the handler is still ours.
 pub fn restore() {
     for (signal, slot) in TABLE.iter().enumerate() {
-        if slot.request.swap(0, SeqCst) != 0 {
-            give_back(signal as i32, slot);
+        if slot.request.swap(0, SeqCst) != 0 && give_back(signal as i32, slot) {
+            slot.known.store(false, SeqCst);
         }
-        slot.known.store(false, SeqCst);
     }
 }
 
@@ -150,7 +152,8 @@ pub fn restore_in_child() {
     restore();
 }
 
-fn give_back(signal: i32, slot: &Slot) {
+/// False where another handler is on top of ours and calls it: then ours stays, and passes the signal on.
+fn give_back(signal: i32, slot: &Slot) -> bool {
     let mut current = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: asking only; then setting what was there before us, which `known` says was stored.
     unsafe {
@@ -158,8 +161,10 @@ fn give_back(signal: i32, slot: &Slot) {
             && current.assume_init().sa_sigaction == handler as *const () as usize
         {
             libc::sigaction(signal, (*slot.previous.get()).as_ptr(), std::ptr::null_mut());
+            return true;
         }
     }
+    false
 }
 
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -174,7 +179,10 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
             _ => {}
         }
     }
-    if slot.known.load(SeqCst) {
+    // SAFETY: gettid is async-signal-safe.
+    let thread = unsafe { libc::gettid() };
+    if slot.known.load(SeqCst) && slot.passing_on.load(SeqCst) != thread {
+        slot.passing_on.store(thread, SeqCst);
         // SAFETY: `known` says it was stored.
         let previous = unsafe { (*slot.previous.get()).assume_init() };
         if previous.sa_sigaction != libc::SIG_DFL && previous.sa_sigaction != libc::SIG_IGN {
@@ -190,6 +198,7 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
                 }
             }
         }
+        slot.passing_on.store(0, SeqCst);
     }
     Errno::set_raw(errno);
 }

@@ -15,11 +15,11 @@ mod spawner;
 use crate::channel::{Hello, ToPredecessor};
 use crate::error::{Error, Result};
 use crate::events::{Kind, Ticket};
-use crate::flip::{Inner, lock};
+use crate::flip::Inner;
 use crate::fork::{NoFork, Private};
 use crate::latch::fired;
 use crate::log::{self, Level};
-use crate::registry::Frozen;
+use crate::registry::{self, Frozen};
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
@@ -175,7 +175,8 @@ impl Supervisor {
             }
         }));
         if result.is_err() {
-            // The host serves on, without upgrades: every call that waits is told.
+            // Nobody reads requests any more: the host gets its signals back, and every call that waits is told.
+            signals::restore();
             crate::handle::poison("the supervisor panicked");
             self.inner.freed.fire(0);
         }
@@ -274,8 +275,7 @@ impl Supervisor {
             }
         }
         self.set_timers();
-        let frozen = self.frozen();
-        lock(&self.inner.registry).freeze(frozen);
+        registry::freeze(self.frozen());
     }
 
     fn frozen(&self) -> Frozen {

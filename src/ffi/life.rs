@@ -70,9 +70,9 @@ pub unsafe extern "C" fn flip_free(flip: *mut flip_t) {
         check(flip)?;
         match handle::take() {
             Ok(taken) => {
-                let done = taken.free();
+                let only = taken.release();
                 taken.settle();
-                done.map(|()| 0)
+                only.map(|_| 0)
             }
             Err(Error::Freed) => Ok(0),
             Err(error) => Err(error),

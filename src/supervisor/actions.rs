@@ -8,7 +8,7 @@ use crate::events::Kind;
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
-use crate::registry::Frozen;
+use crate::registry::{self, Frozen};
 use crate::spawn::Job;
 use crate::sys::{fd, process};
 use crate::upgrade::{
@@ -165,8 +165,8 @@ impl Supervisor {
             (overrides.resolve(startup)?, overrides.environment(startup))
         };
         let (table, descriptors, names) = {
-            let mut registry = lock(&self.inner.registry);
-            registry.freeze(Frozen::Upgrading);
+            registry::freeze(Frozen::Upgrading);
+            let registry = lock(&self.inner.registry);
             (registry.table(), registry.descriptors(), registry.listen_fdnames())
         };
         let nonce = Nonce(fd::random_16().map_err(|errno| Error::system("cannot make a nonce", errno))?);
@@ -320,14 +320,18 @@ impl Supervisor {
     }
 
     fn ready_done(&mut self, result: &std::result::Result<(), Final>) {
-        if result.is_ok() && !self.inner.published.ready.swap(true, SeqCst) {
-            for line in lock(&self.inner.registry).apply_live() {
-                log::write(Level::Error, format_args!("{line}"));
-            }
+        let first = result.is_ok() && !self.inner.published.ready.swap(true, SeqCst);
+        if first {
             self.inner.ready.fire(0);
         }
         for (_, caller) in self.ready_callers.drain(..) {
             caller.send(result.clone().map_err(|why| final_error(&why)));
+        }
+        if first {
+            // After the answer: LIVE was said, and looking up the name of an owner may take its time.
+            for line in lock(&self.inner.registry).apply_live() {
+                log::write(Level::Error, format_args!("{line}"));
+            }
         }
     }
 

@@ -58,6 +58,11 @@ impl Predecessor {
         if let Some(channel) = &self.channel {
             match channel.receive() {
                 Received::Message(message) => return Some(Ended::Said(self.heard(message))),
+                // The message stays queued.
+                Received::Error(Error::System { errno: Errno::ENOMEM | Errno::ENOBUFS, .. }) if !dead => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    return None;
+                }
                 // The socket itself is unusable: no later try would tell more.
                 Received::Error(Error::System { .. }) => {
                     self.channel = None;
@@ -144,6 +149,11 @@ impl Successor {
         if let Some(channel) = &self.channel {
             match channel.receive() {
                 Received::Message(message) => return Some(Ended::Said(self.heard(message))),
+                // The message stays queued.
+                Received::Error(Error::System { errno: Errno::ENOMEM | Errno::ENOBUFS, .. }) if !dead => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    return None;
+                }
                 // The socket itself is unusable: no later try would tell more.
                 Received::Error(Error::System { .. }) => {
                     self.hang_up();
