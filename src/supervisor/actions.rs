@@ -1,6 +1,6 @@
 //! What the supervisor does for each action of the state machine.
 
-use super::spawner::Report;
+use super::spawner::{Order, Report};
 use super::{Supervisor, deadlines};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
 use crate::error::{Error, Failure, Result};
@@ -9,7 +9,6 @@ use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
 use crate::registry::{self, Frozen};
-use crate::spawn::Job;
 use crate::sys::{fd, process};
 use crate::upgrade::{
     Action, Event, Final, PredecessorSays, Shutdown, Stage, State, SuccessorSays, Timer, Why,
@@ -159,11 +158,6 @@ impl Supervisor {
         for timer in [Timer::Upgrade, Timer::Spawn] {
             self.timers.remove(&timer);
         }
-        let startup = &self.inner.startup;
-        let (program, environment) = {
-            let overrides = lock(&self.inner.overrides);
-            (overrides.resolve(startup)?, overrides.environment(startup))
-        };
         let (table, descriptors, names) = {
             registry::freeze(Frozen::Upgrading);
             let registry = lock(&self.inner.registry);
@@ -185,22 +179,17 @@ impl Supervisor {
             drainers: self.drainers()?,
         }));
         ours.send(&hello)?;
-        let stdio = startup.stdio.each_ref().map(|fd| fd.as_ref().map(copy).transpose());
+        let stdio = self.inner.startup.stdio.each_ref().map(|fd| fd.as_ref().map(copy).transpose());
         let [stdin, stdout, stderr] = stdio;
-        let job = Job {
-            program,
-            environment,
+        let order = Order {
+            overrides: lock(&self.inner.overrides).clone(),
             stdio: [stdin?, stdout?, stderr?],
             descriptors,
-            channel: Arc::new(OwnedFd::from(theirs)),
-            listen_fdnames: names,
-            nonce: nonce.to_string(),
-            signals: startup.signals,
-            soft_limit: startup.soft_limit,
-            sibling: false,
+            channel: OwnedFd::from(theirs),
+            names,
+            nonce,
         };
-        log::write(Level::Info, format_args!("upgrade: starting {}", job.program.path().to_string_lossy()));
-        self.spawner.spawn(ours, job)
+        self.spawner.spawn(ours, order)
     }
 
     /// The generations that still drain, ours excepted: it does not yet.

@@ -2,21 +2,53 @@
 //! supervisor's deadlines must go on meanwhile.
 
 use super::{PrivateChannel, thread_error};
-use crate::channel::ToSuccessor;
+use crate::channel::{Nonce, ToSuccessor};
 use crate::error::{Error, Result};
 use crate::flip::Inner;
+use crate::log::{self, Level};
+use crate::program::Overrides;
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
+use crate::startup::Startup;
 use crate::sys::{fd, process, thread};
 use crossbeam_channel::{Receiver, SendError, Sender, bounded};
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-type Order = (Prepared<Arc<OwnedFd>>, Watch);
+/// What a successor gets. What is run is found out on the spawner's thread: a path may lead to a server that hangs.
+pub(super) struct Order {
+    pub overrides: Overrides,
+    pub stdio: [Option<Arc<OwnedFd>>; 3],
+    pub descriptors: Vec<Arc<OwnedFd>>,
+    pub channel: OwnedFd,
+    pub names: Option<CString>,
+    pub nonce: Nonce,
+}
+
+impl Order {
+    fn carry_out(self, startup: &Startup, watch: &Watch) -> Result<Spawned> {
+        let program = self.overrides.resolve(startup)?;
+        log::write(Level::Info, format_args!("upgrade: starting {}", program.path().to_string_lossy()));
+        let job = Job {
+            program,
+            environment: self.overrides.environment(startup),
+            stdio: self.stdio,
+            descriptors: self.descriptors,
+            channel: Arc::new(self.channel),
+            listen_fdnames: self.names,
+            nonce: self.nonce.to_string(),
+            signals: startup.signals,
+            soft_limit: startup.soft_limit,
+            sibling: false,
+        };
+        spawn::spawn(Prepared::new(job)?, watch)
+    }
+}
 
 /// The supervisor's side of it.
 pub(super) struct Spawner {
-    orders: Sender<Order>,
+    orders: Sender<(Order, Watch)>,
     reports: Receiver<Result<Spawned>>,
     under_way: Option<UnderWay>,
 }
@@ -41,13 +73,14 @@ pub(super) enum Report {
 
 impl Spawner {
     pub fn start(inner: &Arc<Inner>) -> Result<(Spawner, JoinHandle<()>)> {
-        let (orders, inbox) = bounded::<Order>(1);
+        let (orders, inbox) = bounded::<(Order, Watch)>(1);
         let (outbox, reports) = bounded(1);
         let inner = Arc::clone(inner);
         let run = move || {
-            for (prepared, watch) in inbox {
-                let spawned =
-                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| spawn::spawn(prepared, &watch)));
+            for (order, watch) in inbox {
+                let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    order.carry_out(&inner.startup, &watch)
+                }));
                 let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
                 // The supervisor has ended: nobody would end it, and it would take over when this process dies.
                 if let Err(SendError(unwanted)) = outbox.send(spawned) {
@@ -65,16 +98,15 @@ impl Spawner {
     }
 
     /// Starts it; [`Spawner::report`] tells.
-    pub fn spawn(&mut self, channel: PrivateChannel<ToSuccessor>, job: Job<Arc<OwnedFd>>) -> Result<()> {
+    pub fn spawn(&mut self, channel: PrivateChannel<ToSuccessor>, order: Order) -> Result<()> {
         if self.under_way.is_some() {
             return Err(Error::Busy(
                 "the new process of an earlier upgrade still hangs before its start".into(),
             ));
         }
-        let prepared = Prepared::new(job)?;
         let watch = Watch::new()?;
         let gone = |_| Error::Poisoned("the spawner has ended".into());
-        self.orders.try_send((prepared, watch.clone())).map_err(gone)?;
+        self.orders.try_send((order, watch.clone())).map_err(gone)?;
         self.under_way = Some(UnderWay { channel, watch, abandoned: false });
         Ok(())
     }
