@@ -154,10 +154,6 @@ impl Supervisor {
         if !self.inner.asks(Kind::Starting) {
             self.start_clock();
         }
-        // A follow-up starts in the step that ends its forerunner: the machine sees no moment without these timers.
-        for timer in [Timer::Upgrade, Timer::Spawn] {
-            self.timers.remove(&timer);
-        }
         let (table, descriptors, names) = {
             registry::freeze(Frozen::Upgrading);
             let registry = lock(&self.inner.registry);
