@@ -9,7 +9,6 @@
 
 use nix::errno::Errno;
 #[cfg(not(feature = "faults"))]
-use std::time::Duration;
 
 /// A system call or step named `point` is about to happen; an error stands for its failure.
 #[inline(always)]

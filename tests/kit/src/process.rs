@@ -34,6 +34,24 @@ pub fn temp_dir() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("shellflip-test-").tempdir().expect("a temporary directory")
 }
 
+/// A program of the kit; built here, unless the test runs without cargo.
+///
+/// # Panics
+///
+/// If it cannot be built or found.
+pub fn build_kit_program(name: &str) -> PathBuf {
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let mut build = std::process::Command::new(cargo);
+        build.args(["build", "--quiet", "--bin", name, "--manifest-path", manifest]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo").success(), "the program {name} cannot be built");
+    }
+    kit_program(name).unwrap_or_else(|| panic!("cargo build -p testkit --bin {name}"))
+}
+
 /// Where cargo put the kit's program `name`, built beforehand with `cargo build -p testkit --bins`; the tests of the
 /// kit itself have `env!("CARGO_BIN_EXE_name")`, which builds it.
 pub fn kit_program(name: &str) -> Option<PathBuf> {

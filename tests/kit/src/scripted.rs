@@ -3,29 +3,15 @@
 use crate::deadline::{scaled, wait_for, wait_until};
 use crate::host::{Called, Host, SOON, Who, c_program};
 use crate::load::{Address, Config, Load, get};
-use crate::process::{Family, Proc, Process, kit_program, temp_dir};
+use crate::process::{Family, Proc, Process, build_kit_program, temp_dir};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The program `scripted` of the kit; built here, unless the test runs without cargo.
+/// The program `scripted` of the kit.
 pub fn program() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            if let Some(cargo) = std::env::var_os("CARGO") {
-                let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-                let mut build = Command::new(cargo);
-                build.args(["build", "--quiet", "--bin", "scripted", "--manifest-path", manifest]);
-                if !cfg!(debug_assertions) {
-                    build.arg("--release");
-                }
-                assert!(build.status().expect("cargo").success(), "the program `scripted` cannot be built");
-            }
-            kit_program("scripted").expect("cargo build -p testkit --bin scripted")
-        })
-        .clone()
+    BUILT.get_or_init(|| build_kit_program("scripted")).clone()
 }
 
 /// `/command/…` for the next upgrade of a host.
