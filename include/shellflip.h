@@ -69,7 +69,8 @@
 #define FLIP_EVENT_STARTING 1
 
 /*
- The state for the new process is to be written to `flip_event_state_fd`; the upgrade waits for `flip_event_answer`.
+ The state for the new process is to be written to `flip_event_state_fd`; the upgrade waits for
+ `flip_event_answer`.
  */
 #define FLIP_EVENT_STATE 2
 
@@ -180,8 +181,8 @@
 typedef struct flip_config_t flip_config_t;
 
 /*
- Something that happened, and perhaps a question. From `flip_next_event`, owned by the caller, to be given back with
- `flip_event_free`; may outlive `flip_free`.
+ Something that happened, and perhaps a question. From `flip_next_event`, owned by the caller, to be given back
+ with `flip_event_free`; may outlive `flip_free`.
  */
 typedef struct flip_event_t flip_event_t;
 
@@ -210,12 +211,12 @@ void flip_config_free(flip_config_t *config);
 
 /*
  What a signal asks for: a FLIP_REQUEST_*; FLIP_REQUEST_NONE leaves the signal alone. By default SIGUSR1 upgrades,
- SIGTERM and SIGINT stop (a default is not applied to a signal that was ignored when the process started, as
- under nohup). Signal 0 with FLIP_REQUEST_NONE clears all, for hosts whose runtime owns signals: they call
- `flip_request` from handlers of their own.
+ SIGTERM and SIGINT stop (a default is not applied to a signal that was ignored when the process started, as under
+ nohup). Signal 0 with FLIP_REQUEST_NONE clears all, for hosts whose runtime owns signals: they call `flip_request`
+ from handlers of their own.
 
- `flip_init` installs the handlers (SA_RESTART, SA_ONSTACK), which call a handler that was there before; `flip_free`
- puts back what was there.
+ `flip_init` installs the handlers (SA_RESTART, SA_ONSTACK), which call a handler that was there before;
+ `flip_free` puts back what was there.
 
  0, or -EINVAL: NULL, a signal that cannot be handled, an unknown request.
 
@@ -226,8 +227,8 @@ void flip_config_free(flip_config_t *config);
 int flip_config_set_signal(flip_config_t *config, int signum, int request);
 
 /*
- How long an upgrade may take, in milliseconds, from the request until the new process is told to serve; default
- 60 000. A new process that is not ready by then is ended (SIGTERM, 2 s later SIGKILL) and the old one serves on.
+ How long an upgrade may take, in milliseconds, from the request until the new process is told to serve; default 60
+ 000. A new process that is not ready by then is ended (SIGTERM, 2 s later SIGKILL) and the old one serves on.
 
  0, or -EINVAL: NULL, 0, more than a year.
 
@@ -250,8 +251,8 @@ int flip_config_set_upgrade_timeout(flip_config_t *config, uint64_t ms);
 int flip_config_set_drain_timeout(flip_config_t *config, uint64_t ms);
 
 /*
- How long after the drain deadline a process that is still there is ended (SIGKILL, after its unix paths were unlinked where they are
- its own), in milliseconds; default 0: never.
+ How long after the drain deadline a process that is still there is ended (SIGKILL, after its unix paths were
+ unlinked where they are its own), in milliseconds; default 0: never.
 
  0, or -EINVAL: NULL, more than a year.
 
@@ -259,12 +260,11 @@ int flip_config_set_drain_timeout(flip_config_t *config, uint64_t ms);
 
  - `config` is NULL or from `flip_config_new`.
  */
-int flip_config_set_hard_stop(flip_config_t *config,
-                              uint64_t ms);
+int flip_config_set_hard_stop(flip_config_t *config, uint64_t ms);
 
 /*
- How many older generations may still drain while a further upgrade starts; default 1, 0: none. Beyond that an upgrade
- is refused with -EBUSY, or remembered if a signal asked for it.
+ How many older generations may still drain while a further upgrade starts; default 1, 0: none. Beyond that an
+ upgrade is refused with -EBUSY, or remembered if a signal asked for it.
 
  0, or -EINVAL: NULL, 200 or more.
 
@@ -275,8 +275,8 @@ int flip_config_set_hard_stop(flip_config_t *config,
 int flip_config_set_max_draining(flip_config_t *config, unsigned int n);
 
 /*
- How long both generations serve after the new one is live, in milliseconds; default 0. If the new one dies meanwhile, the upgrade
- has failed and the old one never stopped.
+ How long both generations serve after the new one is live, in milliseconds; default 0. If the new one dies
+ meanwhile, the upgrade has failed and the old one never stopped.
 
  0, or -EINVAL: NULL, more than a year.
 
@@ -284,13 +284,12 @@ int flip_config_set_max_draining(flip_config_t *config, unsigned int n);
 
  - `config` is NULL or from `flip_config_new`.
  */
-int flip_config_set_probation(flip_config_t *config,
-                              uint64_t ms);
+int flip_config_set_probation(flip_config_t *config, uint64_t ms);
 
 /*
- The events that the host will read with `flip_next_event`: FLIP_EVENT_* ored together; default 0. Who subscribes to
- FLIP_EVENT_STARTING or FLIP_EVENT_STATE has to answer each within the upgrade deadline, or the upgrade fails. Who subscribes to
- FLIP_EVENT_STATE promises a state to every successor.
+ The events that the host will read with `flip_next_event`: FLIP_EVENT_* ored together; default 0. Who subscribes
+ to FLIP_EVENT_STARTING or FLIP_EVENT_STATE has to answer each within the upgrade deadline, or the upgrade fails.
+ Who subscribes to FLIP_EVENT_STATE promises a state to every successor.
 
  0, or -EINVAL: NULL, a bit that is no event.
 
@@ -298,14 +297,13 @@ int flip_config_set_probation(flip_config_t *config,
 
  - `config` is NULL or from `flip_config_new`.
  */
-int flip_config_set_events(flip_config_t *config,
-                           unsigned int mask);
+int flip_config_set_events(flip_config_t *config, unsigned int mask);
 
 /*
  Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
- `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
- goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any number
- of threads may call it at once.
+ `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are
+ exhausted, goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any
+ number of threads may call it at once.
 
  The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
  -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set), or does not listen; -EBADF.
@@ -315,9 +313,7 @@ int flip_config_set_events(flip_config_t *config,
  - `flip` is from `flip_init`.
  - `listener` is not closed during the call.
  */
-int flip_accept(flip_t *flip,
-                int listener,
-                int timeout_ms);
+int flip_accept(flip_t *flip, int listener, int timeout_ms);
 
 /*
  Counts a connection that was accepted in another way. A few nanoseconds. 0, -EINVAL or -EBADF.
@@ -329,7 +325,8 @@ int flip_accept(flip_t *flip,
 int flip_conn_begin(flip_t *flip);
 
 /*
- The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or -EBADF.
+ The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or
+ -EBADF.
 
  # Safety
 
@@ -359,8 +356,9 @@ int flip_conn_count(const flip_t *flip);
 int flip_drain(flip_t *flip, int timeout_ms);
 
 /*
- A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed: never close
- it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
+ A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed:
+ never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which
+ uses `flip_drain`.
 
  # Safety
 
@@ -370,79 +368,75 @@ int flip_drained_fd(flip_t *flip);
 
 /*
  A listening socket: the one inherited from the predecessor or from systemd where it matches, else one bound now.
- "tcp://127.0.0.1:8080", "tcp://[::1]:443", "tcp://:8080" (all addresses), "unix:///run/a.sock", "unix:@name";
- also udp:, unixgram: and unixpacket:. Options follow as a query, "?name=http&backlog=512": name, backlog, reuseport,
- v6only, mode, owner (user:group), nodelay, defer (seconds), fastopen, device, freebind, transparent, and keep=stop or
- keep=always (the listener goes on after a stop, or after an upgrade too; its connections are not counted, and
+ "tcp://127.0.0.1:8080", "tcp://[::1]:443", "tcp://:8080" (all addresses), "unix:///run/a.sock", "unix:@name"; also
+ udp:, unixgram: and unixpacket:. Options follow as a query, "?name=http&backlog=512": name, backlog, reuseport,
+ v6only, mode, owner (user:group), nodelay, defer (seconds), fastopen, device, freebind, transparent, and keep=stop
+ or keep=always (the listener goes on after a stop, or after an upgrade too; its connections are not counted, and
  `flip_conn_end` is not called for them). It is passed on to every further generation.
 
- What is inherited is found by name (without name= the address), then by what the socket is. What can be changed on a
- live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is bound. With
- reuseport=1 each call gives a further member of the group.
+ What is inherited is found by name (without name= the address), then by what the socket is. What can be changed on
+ a live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is
+ bound. With reuseport=1 each call gives a further member of the group.
 
- The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from `flip_ready`
- on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
- successor). Never call shutdown(2) on it and never clear O_NONBLOCK: both would reach every process that shares it.
+ The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from
+ `flip_ready` on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when
+ shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the successor). Never call shutdown(2) on it and never
+ clear O_NONBLOCK: both would reach every process that shares it.
 
- The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens there
- already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it; -ECHILD in a
- forked child; else the errno of what failed.
-
- # Safety
-
- - `flip` is from `flip_init`.
- - `address` is NULL or a NUL-terminated string.
- */
-int flip_listen(flip_t *flip,
-                const char *address);
-
-/*
- The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never binds.
- -EINVAL, -EEXIST and -ECHILD as there.
+ The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
+ there already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it;
+ -ECHILD in a forked child; else the errno of what failed.
 
  # Safety
 
  - `flip` is from `flip_init`.
  - `address` is NULL or a NUL-terminated string.
  */
-int flip_inherit(flip_t *flip,
-                 const char *address);
+int flip_listen(flip_t *flip, const char *address);
 
 /*
- Passes any descriptor on under a name of 1 to 255 bytes: a socket, a file, a pipe, a memfd, a listener that the host
- made itself. It is duplicated and stays the caller's; flags are left alone. What had the name before is no longer passed
- on. Do not add an epoll descriptor: it would edit this process's registrations from another one.
+ The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never
+ binds. -EINVAL, -EEXIST and -ECHILD as there.
 
- 0, or -EINVAL: NULL or the length of the name; -EBADF; -EMFILE; -EALREADY: an upgrade is under way; -ESHUTDOWN after
- it; -ECHILD in a forked child.
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `address` is NULL or a NUL-terminated string.
+ */
+int flip_inherit(flip_t *flip, const char *address);
+
+/*
+ Passes any descriptor on under a name of 1 to 255 bytes: a socket, a file, a pipe, a memfd, a listener that the
+ host made itself. It is duplicated and stays the caller's; flags are left alone. What had the name before is no
+ longer passed on. Do not add an epoll descriptor: it would edit this process's registrations from another one.
+
+ 0, or -EINVAL: NULL or the length of the name; -EBADF; -EMFILE; -EALREADY: an upgrade is under way; -ESHUTDOWN
+ after it; -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  - `name` is NULL or a NUL-terminated string; `fd` is not closed during the call.
  */
-int flip_add(flip_t *flip,
-             const char *name,
-             int fd);
+int flip_add(flip_t *flip, const char *name, int fd);
 
 /*
- The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are. It goes on
- being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
+ The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are.
+ It goes on being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
 
- The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; -ECHILD
- in a forked child.
+ The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE;
+ -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  - `name` is NULL or a NUL-terminated string.
  */
-int flip_take(flip_t *flip,
-              const char *name);
+int flip_take(flip_t *flip, const char *name);
 
 /*
- Stops passing a descriptor on, claimed or not, and closes the library's copy; the caller's stays open, and a unix path stays.
- For a member of a reuseport group that was not claimed this accepts the loss of what is queued on it.
+ Stops passing a descriptor on, claimed or not, and closes the library's copy; the caller's stays open, and a unix
+ path stays. For a member of a reuseport group that was not claimed this accepts the loss of what is queued on it.
 
  0, or -ENOENT; -EINVAL; -EALREADY: an upgrade is under way; -ESHUTDOWN after it; -ECHILD in a forked child.
 
@@ -451,13 +445,12 @@ int flip_take(flip_t *flip,
  - `flip` is from `flip_init`.
  - `name` is NULL or a NUL-terminated string.
  */
-int flip_forget(flip_t *flip,
-                const char *name);
+int flip_forget(flip_t *flip, const char *name);
 
 /*
- The names that were inherited and nobody has claimed, each NUL-terminated, one after the other. They are closed once the
- predecessor has handed over. Returns the size that all of them need; where `size` is smaller, as many whole names as fit are
- written. `buffer` may be NULL where `size` is 0.
+ The names that were inherited and nobody has claimed, each NUL-terminated, one after the other. They are closed
+ once the predecessor has handed over. Returns the size that all of them need; where `size` is smaller, as many
+ whole names as fit are written. `buffer` may be NULL where `size` is 0.
 
  The size, or -EINVAL: NULL; -ECHILD in a forked child.
 
@@ -466,18 +459,17 @@ int flip_forget(flip_t *flip,
  - `flip` is from `flip_init`.
  - `buffer` is NULL or has room for `size` bytes.
  */
-int flip_inherited(flip_t *flip,
-                   char *buffer,
-                   size_t size);
+int flip_inherited(flip_t *flip, char *buffer, size_t size);
 
 /*
- How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if none has.
+ How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if
+ none has.
  */
 int flip_last_failure(void);
 
 /*
- One line about the last call of this thread that failed, in English, without a line end; empty if none has. Never NULL; valid
- until the thread's next call that fails. Not async-signal-safe.
+ One line about the last call of this thread that failed, in English, without a line end; empty if none has. Never
+ NULL; valid until the thread's next call that fails. Not async-signal-safe.
  */
 const char *flip_last_error(void);
 
@@ -487,23 +479,22 @@ const char *flip_last_error(void);
 const char *flip_version(void);
 
 /*
- The predecessor's state: read-only, mappable, sealed, with an offset of its own at 0; the caller's. Every call opens it
- anew.
+ The predecessor's state: read-only, mappable, sealed, with an offset of its own at 0; the caller's. Every call
+ opens it anew.
 
- The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET: promised, and lost
- with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EMFILE; -ECHILD
- in a forked child.
+ The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET:
+ promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED:
+ `flip_free`; -EMFILE; -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_take_state(flip_t *flip,
-                    int timeout_ms);
+int flip_take_state(flip_t *flip, int timeout_ms);
 
 /*
- A descriptor for poll, epoll or an event loop: readable while an event waits. Borrowed: never close it, never read from
- it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+ A descriptor for poll, epoll or an event loop: readable while an event waits. Borrowed: never close it, never read
+ from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
 
  # Safety
 
@@ -514,7 +505,8 @@ int flip_event_fd(flip_t *flip);
 /*
  Waits for the next event of the kinds given to `flip_config_set_events`: 0, and `*out_event` is the caller's.
 
- Or -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EINVAL; -ECHILD in a forked child.
+ Or -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EINVAL; -ECHILD in a forked
+ child.
 
  # Safety
 
@@ -533,8 +525,8 @@ int flip_next_event(flip_t *flip, int timeout_ms, flip_event_t **out_event);
 int flip_event_kind(const flip_event_t *event);
 
 /*
- FLIP_EVENT_STATE: where to write the state. Borrowed: it lives until `flip_event_free`, writes go to an empty memfd from its start, and
- must be over, mappings included, before the answer. -EINVAL for other events.
+ FLIP_EVENT_STATE: where to write the state. Borrowed: it lives until `flip_event_free`, writes go to an empty
+ memfd from its start, and must be over, mappings included, before the answer. -EINVAL for other events.
 
  # Safety
 
@@ -561,20 +553,18 @@ int flip_event_failure(const flip_event_t *event);
 const char *flip_event_text(const flip_event_t *event);
 
 /*
- Answers FLIP_EVENT_STARTING and FLIP_EVENT_STATE: `status` 0 lets the upgrade go on, -errno refuses it, with a `reason` that
- reaches whoever asked for the upgrade (NULL: the errno's text).
+ Answers FLIP_EVENT_STARTING and FLIP_EVENT_STATE: `status` 0 lets the upgrade go on, -errno refuses it, with a
+ `reason` that reaches whoever asked for the upgrade (NULL: the errno's text).
 
- 0, or -EINVAL: NULL, a positive status, an event that asks nothing; -EALREADY: answered before; -ESTALE: nobody waits for it any
- more (the upgrade has ended, or `flip_free`).
+ 0, or -EINVAL: NULL, a positive status, an event that asks nothing; -EALREADY: answered before; -ESTALE: nobody
+ waits for it any more (the upgrade has ended, or `flip_free`).
 
  # Safety
 
  - `event` is NULL or from `flip_next_event` and not freed.
  - `reason` is NULL or a NUL-terminated string.
  */
-int flip_event_answer(flip_event_t *event,
-                      int status,
-                      const char *reason);
+int flip_event_answer(flip_event_t *event, int status, const char *reason);
 
 /*
  Gives the event back; NULL is allowed. A question that was not answered counts as refused.
@@ -591,21 +581,20 @@ void flip_event_free(flip_event_t *event);
 
  Call it early, before other threads exist: it removes the variables that were meant for this process from the
  environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,
- descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation starts
- with.
+ descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation
+ starts with.
 
  What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
- library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread; the
- program must be readable for the new user). What belongs to one thread does not:
- seccomp filters (without SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and
- scheduling. Set these before `flip_init` where the next generation shall start with them; it starts without them
- otherwise.
+ library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;
+ the program must be readable for the new user). What belongs to one thread does not: seccomp filters (without
+ SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and scheduling. Set these before
+ `flip_init` where the next generation shall start with them; it starts without them otherwise.
 
  A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
 
  0, or -EINVAL: `out_flip` is NULL; -EBUSY: there is a handle already; -EPROTO: the environment says that this
- process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a handle; else the
- errno of what failed.
+ process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a
+ handle; else the errno of what failed.
 
  # Safety
 
@@ -613,8 +602,7 @@ void flip_event_free(flip_event_t *event);
  - `out_flip` is NULL or may be written.
  - No other thread reads or writes the environment during the call.
  */
-int flip_init(const flip_config_t *config,
-              flip_t **out_flip);
+int flip_init(const flip_config_t *config, flip_t **out_flip);
 
 /*
  Ends the handle: NULL is allowed, and a second time does nothing. Every call that waits returns -ECANCELED, later
@@ -622,8 +610,8 @@ int flip_init(const flip_config_t *config,
 
  Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
  serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
- was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a
- successor unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+ was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a successor
+ unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
 
  In a forked child it closes the child's copies and touches nothing else.
 
@@ -643,12 +631,12 @@ void flip_free(flip_t *flip);
 int flip_generation(const flip_t *flip);
 
 /*
- What the next upgrade runs. Without it: the program as it was started, found by the same path (a file replaced or a link moved
- gives the new program) with the same arguments.
+ What the next upgrade runs. Without it: the program as it was started, found by the same path (a file replaced or
+ a link moved gives the new program) with the same arguments.
 
- `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked for in
- PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself.
- Both are copied.
+ `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked
+ for in PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself. Both are
+ copied.
 
  0, or -EINVAL: NULL or nothing in `argv`; -ECHILD in a forked child.
 
@@ -657,9 +645,7 @@ int flip_generation(const flip_t *flip);
  - `flip` is from `flip_init`.
  - `executable` is NULL or a NUL-terminated string, `argv` NULL or an array of such that ends with NULL.
  */
-int flip_set_command(flip_t *flip,
-                     const char *executable,
-                     const char *const *argv);
+int flip_set_command(flip_t *flip, const char *executable, const char *const *argv);
 
 /*
  Sets a variable in the environment of the next generation, which is the one of this process at `flip_init`; a NULL
@@ -691,22 +677,21 @@ int flip_set_directory(flip_t *flip, const char *path);
  Says that this process could serve, and waits until it may: after 0 it must. In generation 0 that is at once; a
  successor waits until its predecessor lets it, or is dead. Idempotent, and never -EINTR.
 
- 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
- predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
- -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error` names them):
- claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has not said so yet: call that
- first. -ECHILD in a forked child.
+ 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED
+ (the predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade
+ deadline), -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error`
+ names them): claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has
+ not said so yet: call that first. -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_ready(flip_t *flip,
-               int timeout_ms);
+int flip_ready(flip_t *flip, int timeout_ms);
 
 /*
- Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran, call
- again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+ Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
+ call again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
 
  # Safety
 
@@ -715,8 +700,9 @@ int flip_ready(flip_t *flip,
 int flip_wait_predecessor(flip_t *flip, int timeout_ms);
 
 /*
- A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in generation 0.
- Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+ A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in
+ generation 0. Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD
+ in a forked child.
 
  # Safety
 
@@ -725,8 +711,8 @@ int flip_wait_predecessor(flip_t *flip, int timeout_ms);
 int flip_predecessor_fd(flip_t *flip);
 
 /*
- Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade deadline
- (which only grows), after shutdown the drain deadline.
+ Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade
+ deadline (which only grows), after shutdown the drain deadline.
 
  0, or -EINVAL: no deadline is running, `ms` is 0 or more than a year; -ECANCELED; -ECHILD in a forked child.
 
@@ -734,30 +720,29 @@ int flip_predecessor_fd(flip_t *flip);
 
  - `flip` is from `flip_init`.
  */
-int flip_extend(flip_t *flip,
-                uint64_t ms);
+int flip_extend(flip_t *flip, uint64_t ms);
 
 /*
- Replaces this process by a new one and waits for the result: the pid of the successor once everything has been handed
- over (shutdown has fired, or is about to), or why not; then this process serves on as before and
+ Replaces this process by a new one and waits for the result: the pid of the successor once everything has been
+ handed over (shutdown has fired, or is about to), or why not; then this process serves on as before and
  `flip_last_failure` has the kind.
 
- -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next call
- of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
- -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
- ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started;
- -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+ -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next
+ call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
+ deadline; -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain;
+ -EAGAIN: not ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT:
+ it could not be started; -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD
+ in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_upgrade(flip_t *flip,
-                 int timeout_ms);
+int flip_upgrade(flip_t *flip, int timeout_ms);
 
 /*
- Asks for an upgrade, a stop or a detach (FLIP_REQUEST_*) and returns. Async-signal-safe: a handler of the host's own
- may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
+ Asks for an upgrade, a stop or a detach (FLIP_REQUEST_*) and returns. Async-signal-safe: a handler of the host's
+ own may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
  remembered and leads to one later.
 
  0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child.
@@ -782,8 +767,8 @@ int flip_request(flip_t *flip, int request);
 int flip_wait_shutdown(flip_t *flip, int timeout_ms);
 
 /*
- A descriptor for poll, epoll or an event loop: readable (POLLIN) from shutdown on, for ever, for every reader. Borrowed:
- never close it, never read from it; it lives until `flip_free`. A detach does not make it readable.
+ A descriptor for poll, epoll or an event loop: readable (POLLIN) from shutdown on, for ever, for every reader.
+ Borrowed: never close it, never read from it; it lives until `flip_free`. A detach does not make it readable.
 
  The descriptor, or -EINVAL, -EBADF.
 
@@ -794,8 +779,8 @@ int flip_wait_shutdown(flip_t *flip, int timeout_ms);
 int flip_shutdown_fd(flip_t *flip);
 
 /*
- The pid of the last successor that was started, also of one that failed; -ENOENT before there was one. -ECHILD in a
- forked child.
+ The pid of the last successor that was started, also of one that failed; -ENOENT before there was one. -ECHILD in
+ a forked child.
 
  # Safety
 

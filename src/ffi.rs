@@ -33,7 +33,8 @@ pub const FLIP_SHUTDOWN_DETACH: c_int = 3;
 
 /// An upgrade is about to start, and waits for `flip_event_answer`: the host may refuse.
 pub const FLIP_EVENT_STARTING: c_int = 1;
-/// The state for the new process is to be written to `flip_event_state_fd`; the upgrade waits for `flip_event_answer`.
+/// The state for the new process is to be written to `flip_event_state_fd`; the upgrade waits for
+/// `flip_event_answer`.
 pub const FLIP_EVENT_STATE: c_int = 2;
 /// An upgrade has failed: `flip_event_failure`, `flip_event_text`. This process serves on.
 pub const FLIP_EVENT_FAILED: c_int = 4;

@@ -1,5 +1,5 @@
-//! The border to C. Every function goes through [`call`]: no panic leaves it, an error becomes a negative errno with a
-//! line for `flip_last_error`, and after a caught panic every further call says that the handle is unusable.
+//! The border to C. Every function goes through [`call`]: no panic leaves it, an error becomes a negative errno with
+//! a line for `flip_last_error`, and after a caught panic every further call says that the handle is unusable.
 
 use crate::error::{Error, Failure};
 use crate::handle::{self, Entered};

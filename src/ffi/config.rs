@@ -38,12 +38,12 @@ pub unsafe extern "C" fn flip_config_free(config: *mut flip_config_t) {
 }
 
 /// What a signal asks for: a FLIP_REQUEST_*; FLIP_REQUEST_NONE leaves the signal alone. By default SIGUSR1 upgrades,
-/// SIGTERM and SIGINT stop (a default is not applied to a signal that was ignored when the process started, as
-/// under nohup). Signal 0 with FLIP_REQUEST_NONE clears all, for hosts whose runtime owns signals: they call
-/// `flip_request` from handlers of their own.
+/// SIGTERM and SIGINT stop (a default is not applied to a signal that was ignored when the process started, as under
+/// nohup). Signal 0 with FLIP_REQUEST_NONE clears all, for hosts whose runtime owns signals: they call `flip_request`
+/// from handlers of their own.
 ///
-/// `flip_init` installs the handlers (SA_RESTART, SA_ONSTACK), which call a handler that was there before; `flip_free`
-/// puts back what was there.
+/// `flip_init` installs the handlers (SA_RESTART, SA_ONSTACK), which call a handler that was there before;
+/// `flip_free` puts back what was there.
 ///
 /// 0, or -EINVAL: NULL, a signal that cannot be handled, an unknown request.
 ///
@@ -69,8 +69,8 @@ pub unsafe extern "C" fn flip_config_set_signal(
     })
 }
 
-/// How long an upgrade may take, in milliseconds, from the request until the new process is told to serve; default
-/// 60 000. A new process that is not ready by then is ended (SIGTERM, 2 s later SIGKILL) and the old one serves on.
+/// How long an upgrade may take, in milliseconds, from the request until the new process is told to serve; default 60
+/// 000. A new process that is not ready by then is ended (SIGTERM, 2 s later SIGKILL) and the old one serves on.
 ///
 /// 0, or -EINVAL: NULL, 0, more than a year.
 ///
@@ -101,8 +101,8 @@ pub unsafe extern "C" fn flip_config_set_drain_timeout(config: *mut flip_config_
     })
 }
 
-/// How long after the drain deadline a process that is still there is ended (SIGKILL, after its unix paths were unlinked where they are
-/// its own), in milliseconds; default 0: never.
+/// How long after the drain deadline a process that is still there is ended (SIGKILL, after its unix paths were
+/// unlinked where they are its own), in milliseconds; default 0: never.
 ///
 /// 0, or -EINVAL: NULL, more than a year.
 ///
@@ -117,8 +117,8 @@ pub unsafe extern "C" fn flip_config_set_hard_stop(config: *mut flip_config_t, m
     })
 }
 
-/// How many older generations may still drain while a further upgrade starts; default 1, 0: none. Beyond that an upgrade
-/// is refused with -EBUSY, or remembered if a signal asked for it.
+/// How many older generations may still drain while a further upgrade starts; default 1, 0: none. Beyond that an
+/// upgrade is refused with -EBUSY, or remembered if a signal asked for it.
 ///
 /// 0, or -EINVAL: NULL, 200 or more.
 ///
@@ -133,8 +133,8 @@ pub unsafe extern "C" fn flip_config_set_max_draining(config: *mut flip_config_t
     })
 }
 
-/// How long both generations serve after the new one is live, in milliseconds; default 0. If the new one dies meanwhile, the upgrade
-/// has failed and the old one never stopped.
+/// How long both generations serve after the new one is live, in milliseconds; default 0. If the new one dies
+/// meanwhile, the upgrade has failed and the old one never stopped.
 ///
 /// 0, or -EINVAL: NULL, more than a year.
 ///
@@ -149,9 +149,9 @@ pub unsafe extern "C" fn flip_config_set_probation(config: *mut flip_config_t, m
     })
 }
 
-/// The events that the host will read with `flip_next_event`: FLIP_EVENT_* ored together; default 0. Who subscribes to
-/// FLIP_EVENT_STARTING or FLIP_EVENT_STATE has to answer each within the upgrade deadline, or the upgrade fails. Who subscribes to
-/// FLIP_EVENT_STATE promises a state to every successor.
+/// The events that the host will read with `flip_next_event`: FLIP_EVENT_* ored together; default 0. Who subscribes
+/// to FLIP_EVENT_STARTING or FLIP_EVENT_STATE has to answer each within the upgrade deadline, or the upgrade fails.
+/// Who subscribes to FLIP_EVENT_STATE promises a state to every successor.
 ///
 /// 0, or -EINVAL: NULL, a bit that is no event.
 ///

@@ -8,9 +8,9 @@ use std::ffi::c_int;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 /// Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
-/// `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are exhausted,
-/// goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any number
-/// of threads may call it at once.
+/// `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are
+/// exhausted, goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any
+/// number of threads may call it at once.
 ///
 /// The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
 /// -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set), or does not listen; -EBADF.
@@ -43,7 +43,8 @@ pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
     })
 }
 
-/// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or -EBADF.
+/// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or
+/// -EBADF.
 ///
 /// # Safety
 ///
@@ -83,8 +84,9 @@ pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_i
     })
 }
 
-/// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed: never close
-/// it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
+/// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed:
+/// never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which
+/// uses `flip_drain`.
 ///
 /// # Safety
 ///

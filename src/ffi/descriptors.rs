@@ -5,23 +5,24 @@ use std::ffi::{c_char, c_int};
 use std::os::fd::IntoRawFd;
 
 /// A listening socket: the one inherited from the predecessor or from systemd where it matches, else one bound now.
-/// "tcp://127.0.0.1:8080", "tcp://[::1]:443", "tcp://:8080" (all addresses), "unix:///run/a.sock", "unix:@name";
-/// also udp:, unixgram: and unixpacket:. Options follow as a query, "?name=http&backlog=512": name, backlog, reuseport,
-/// v6only, mode, owner (user:group), nodelay, defer (seconds), fastopen, device, freebind, transparent, and keep=stop or
-/// keep=always (the listener goes on after a stop, or after an upgrade too; its connections are not counted, and
+/// "tcp://127.0.0.1:8080", "tcp://[::1]:443", "tcp://:8080" (all addresses), "unix:///run/a.sock", "unix:@name"; also
+/// udp:, unixgram: and unixpacket:. Options follow as a query, "?name=http&backlog=512": name, backlog, reuseport,
+/// v6only, mode, owner (user:group), nodelay, defer (seconds), fastopen, device, freebind, transparent, and keep=stop
+/// or keep=always (the listener goes on after a stop, or after an upgrade too; its connections are not counted, and
 /// `flip_conn_end` is not called for them). It is passed on to every further generation.
 ///
-/// What is inherited is found by name (without name= the address), then by what the socket is. What can be changed on a
-/// live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is bound. With
-/// reuseport=1 each call gives a further member of the group.
+/// What is inherited is found by name (without name= the address), then by what the socket is. What can be changed on
+/// a live socket is changed when `flip_ready` returns; what cannot and differs is no match, and a new socket is
+/// bound. With reuseport=1 each call gives a further member of the group.
 ///
-/// The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from `flip_ready`
-/// on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the
-/// successor). Never call shutdown(2) on it and never clear O_NONBLOCK: both would reach every process that shares it.
+/// The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from
+/// `flip_ready` on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when
+/// shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the successor). Never call shutdown(2) on it and never
+/// clear O_NONBLOCK: both would reach every process that shares it.
 ///
-/// The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens there
-/// already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it; -ECHILD in a
-/// forked child; else the errno of what failed.
+/// The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
+/// there already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it;
+/// -ECHILD in a forked child; else the errno of what failed.
 ///
 /// # Safety
 ///
@@ -37,8 +38,8 @@ pub unsafe extern "C" fn flip_listen(flip: *mut flip_t, address: *const c_char) 
     })
 }
 
-/// The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never binds.
-/// -EINVAL, -EEXIST and -ECHILD as there.
+/// The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never
+/// binds. -EINVAL, -EEXIST and -ECHILD as there.
 ///
 /// # Safety
 ///
@@ -54,12 +55,12 @@ pub unsafe extern "C" fn flip_inherit(flip: *mut flip_t, address: *const c_char)
     })
 }
 
-/// Passes any descriptor on under a name of 1 to 255 bytes: a socket, a file, a pipe, a memfd, a listener that the host
-/// made itself. It is duplicated and stays the caller's; flags are left alone. What had the name before is no longer passed
-/// on. Do not add an epoll descriptor: it would edit this process's registrations from another one.
+/// Passes any descriptor on under a name of 1 to 255 bytes: a socket, a file, a pipe, a memfd, a listener that the
+/// host made itself. It is duplicated and stays the caller's; flags are left alone. What had the name before is no
+/// longer passed on. Do not add an epoll descriptor: it would edit this process's registrations from another one.
 ///
-/// 0, or -EINVAL: NULL or the length of the name; -EBADF; -EMFILE; -EALREADY: an upgrade is under way; -ESHUTDOWN after
-/// it; -ECHILD in a forked child.
+/// 0, or -EINVAL: NULL or the length of the name; -EBADF; -EMFILE; -EALREADY: an upgrade is under way; -ESHUTDOWN
+/// after it; -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -76,11 +77,11 @@ pub unsafe extern "C" fn flip_add(flip: *mut flip_t, name: *const c_char, fd: c_
     })
 }
 
-/// The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are. It goes on
-/// being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
+/// The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are.
+/// It goes on being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
 ///
-/// The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; -ECHILD
-/// in a forked child.
+/// The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE;
+/// -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -96,8 +97,8 @@ pub unsafe extern "C" fn flip_take(flip: *mut flip_t, name: *const c_char) -> c_
     })
 }
 
-/// Stops passing a descriptor on, claimed or not, and closes the library's copy; the caller's stays open, and a unix path stays.
-/// For a member of a reuseport group that was not claimed this accepts the loss of what is queued on it.
+/// Stops passing a descriptor on, claimed or not, and closes the library's copy; the caller's stays open, and a unix
+/// path stays. For a member of a reuseport group that was not claimed this accepts the loss of what is queued on it.
 ///
 /// 0, or -ENOENT; -EINVAL; -EALREADY: an upgrade is under way; -ESHUTDOWN after it; -ECHILD in a forked child.
 ///
@@ -115,9 +116,9 @@ pub unsafe extern "C" fn flip_forget(flip: *mut flip_t, name: *const c_char) -> 
     })
 }
 
-/// The names that were inherited and nobody has claimed, each NUL-terminated, one after the other. They are closed once the
-/// predecessor has handed over. Returns the size that all of them need; where `size` is smaller, as many whole names as fit are
-/// written. `buffer` may be NULL where `size` is 0.
+/// The names that were inherited and nobody has claimed, each NUL-terminated, one after the other. They are closed
+/// once the predecessor has handed over. Returns the size that all of them need; where `size` is smaller, as many
+/// whole names as fit are written. `buffer` may be NULL where `size` is 0.
 ///
 /// The size, or -EINVAL: NULL; -ECHILD in a forked child.
 ///

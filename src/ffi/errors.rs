@@ -3,14 +3,15 @@
 use super::boundary::{self, call_always, call_for};
 use std::ffi::{c_char, c_int};
 
-/// How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if none has.
+/// How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if
+/// none has.
 #[unsafe(no_mangle)]
 pub extern "C" fn flip_last_failure() -> c_int {
     call_for("flip_last_failure", 0, || Ok(boundary::last_failure() as c_int))
 }
 
-/// One line about the last call of this thread that failed, in English, without a line end; empty if none has. Never NULL; valid
-/// until the thread's next call that fails. Not async-signal-safe.
+/// One line about the last call of this thread that failed, in English, without a line end; empty if none has. Never
+/// NULL; valid until the thread's next call that fails. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn flip_last_error() -> *const c_char {
     call_always("flip_last_error", c"".as_ptr(), boundary::last_error)

@@ -6,19 +6,19 @@ use crate::events::HostEvent;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::fd::{AsRawFd, IntoRawFd};
 
-/// Something that happened, and perhaps a question. From `flip_next_event`, owned by the caller, to be given back with
-/// `flip_event_free`; may outlive `flip_free`.
+/// Something that happened, and perhaps a question. From `flip_next_event`, owned by the caller, to be given back
+/// with `flip_event_free`; may outlive `flip_free`.
 pub struct flip_event_t {
     event: HostEvent,
     text: CString,
 }
 
-/// The predecessor's state: read-only, mappable, sealed, with an offset of its own at 0; the caller's. Every call opens it
-/// anew.
+/// The predecessor's state: read-only, mappable, sealed, with an offset of its own at 0; the caller's. Every call
+/// opens it anew.
 ///
-/// The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET: promised, and lost
-/// with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EMFILE; -ECHILD
-/// in a forked child.
+/// The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET:
+/// promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED:
+/// `flip_free`; -EMFILE; -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -31,8 +31,8 @@ pub unsafe extern "C" fn flip_take_state(flip: *mut flip_t, timeout_ms: c_int) -
     })
 }
 
-/// A descriptor for poll, epoll or an event loop: readable while an event waits. Borrowed: never close it, never read from
-/// it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+/// A descriptor for poll, epoll or an event loop: readable while an event waits. Borrowed: never close it, never read
+/// from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -44,7 +44,8 @@ pub unsafe extern "C" fn flip_event_fd(flip: *mut flip_t) -> c_int {
 
 /// Waits for the next event of the kinds given to `flip_config_set_events`: 0, and `*out_event` is the caller's.
 ///
-/// Or -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EINVAL; -ECHILD in a forked child.
+/// Or -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: `flip_free`; -EINVAL; -ECHILD in a forked
+/// child.
 ///
 /// # Safety
 ///
@@ -82,8 +83,8 @@ pub unsafe extern "C" fn flip_event_kind(event: *const flip_event_t) -> c_int {
     call("flip_event_kind", || Ok(unsafe { borrow(event) }?.event.kind as c_int))
 }
 
-/// FLIP_EVENT_STATE: where to write the state. Borrowed: it lives until `flip_event_free`, writes go to an empty memfd from its start, and
-/// must be over, mappings included, before the answer. -EINVAL for other events.
+/// FLIP_EVENT_STATE: where to write the state. Borrowed: it lives until `flip_event_free`, writes go to an empty
+/// memfd from its start, and must be over, mappings included, before the answer. -EINVAL for other events.
 ///
 /// # Safety
 ///
@@ -119,11 +120,11 @@ pub unsafe extern "C" fn flip_event_text(event: *const flip_event_t) -> *const c
     call_for("flip_event_text", std::ptr::null(), || Ok(unsafe { borrow(event) }?.text.as_ptr()))
 }
 
-/// Answers FLIP_EVENT_STARTING and FLIP_EVENT_STATE: `status` 0 lets the upgrade go on, -errno refuses it, with a `reason` that
-/// reaches whoever asked for the upgrade (NULL: the errno's text).
+/// Answers FLIP_EVENT_STARTING and FLIP_EVENT_STATE: `status` 0 lets the upgrade go on, -errno refuses it, with a
+/// `reason` that reaches whoever asked for the upgrade (NULL: the errno's text).
 ///
-/// 0, or -EINVAL: NULL, a positive status, an event that asks nothing; -EALREADY: answered before; -ESTALE: nobody waits for it any
-/// more (the upgrade has ended, or `flip_free`).
+/// 0, or -EINVAL: NULL, a positive status, an event that asks nothing; -EALREADY: answered before; -ESTALE: nobody
+/// waits for it any more (the upgrade has ended, or `flip_free`).
 ///
 /// # Safety
 ///

@@ -12,21 +12,20 @@ use std::ffi::{CStr, c_char, c_int};
 ///
 /// Call it early, before other threads exist: it removes the variables that were meant for this process from the
 /// environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,
-/// descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation starts
-/// with.
+/// descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation
+/// starts with.
 ///
 /// What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
-/// library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread; the
-/// program must be readable for the new user). What belongs to one thread does not:
-/// seccomp filters (without SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and
-/// scheduling. Set these before `flip_init` where the next generation shall start with them; it starts without them
-/// otherwise.
+/// library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;
+/// the program must be readable for the new user). What belongs to one thread does not: seccomp filters (without
+/// SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and scheduling. Set these before
+/// `flip_init` where the next generation shall start with them; it starts without them otherwise.
 ///
 /// A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
 ///
 /// 0, or -EINVAL: `out_flip` is NULL; -EBUSY: there is a handle already; -EPROTO: the environment says that this
-/// process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a handle; else the
-/// errno of what failed.
+/// process is a successor and something about that is wrong; -ECHILD: in a forked child of a process that has a
+/// handle; else the errno of what failed.
 ///
 /// # Safety
 ///
@@ -53,8 +52,8 @@ pub unsafe extern "C" fn flip_init(config: *const flip_config_t, out_flip: *mut 
 ///
 /// Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
 /// serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
-/// was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a
-/// successor unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+/// was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a successor
+/// unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
 ///
 /// In a forked child it closes the child's copies and touches nothing else.
 ///
@@ -90,12 +89,12 @@ pub unsafe extern "C" fn flip_generation(flip: *const flip_t) -> c_int {
     call("flip_generation", || Ok(c_int::try_from(enter(flip)?.generation()).unwrap_or(c_int::MAX)))
 }
 
-/// What the next upgrade runs. Without it: the program as it was started, found by the same path (a file replaced or a link moved
-/// gives the new program) with the same arguments.
+/// What the next upgrade runs. Without it: the program as it was started, found by the same path (a file replaced or
+/// a link moved gives the new program) with the same arguments.
 ///
-/// `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked for in
-/// PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself.
-/// Both are copied.
+/// `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked
+/// for in PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself. Both are
+/// copied.
 ///
 /// 0, or -EINVAL: NULL or nothing in `argv`; -ECHILD in a forked child.
 ///

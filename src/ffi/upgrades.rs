@@ -12,11 +12,11 @@ use std::os::fd::AsRawFd;
 /// Says that this process could serve, and waits until it may: after 0 it must. In generation 0 that is at once; a
 /// successor waits until its predecessor lets it, or is dead. Idempotent, and never -EINTR.
 ///
-/// 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED (the
-/// predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade deadline),
-/// -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error` names them):
-/// claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has not said so yet: call that
-/// first. -ECHILD in a forked child.
+/// 0, or -ETIMEDOUT: `timeout_ms` passed, call again (-1: no limit, 0: do not wait). Final, exit then: -ECANCELED
+/// (the predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade
+/// deadline), -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error`
+/// names them): claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has
+/// not said so yet: call that first. -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -29,8 +29,8 @@ pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_i
     })
 }
 
-/// Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran, call
-/// again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+/// Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
+/// call again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -43,8 +43,9 @@ pub unsafe extern "C" fn flip_wait_predecessor(flip: *mut flip_t, timeout_ms: c_
     })
 }
 
-/// A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in generation 0.
-/// Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child.
+/// A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in
+/// generation 0. Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD
+/// in a forked child.
 ///
 /// # Safety
 ///
@@ -54,8 +55,8 @@ pub unsafe extern "C" fn flip_predecessor_fd(flip: *mut flip_t) -> c_int {
     call("flip_predecessor_fd", || Ok(enter(flip)?.predecessor_fd()?.as_raw_fd()))
 }
 
-/// Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade deadline
-/// (which only grows), after shutdown the drain deadline.
+/// Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade
+/// deadline (which only grows), after shutdown the drain deadline.
 ///
 /// 0, or -EINVAL: no deadline is running, `ms` is 0 or more than a year; -ECANCELED; -ECHILD in a forked child.
 ///
@@ -67,15 +68,16 @@ pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
     call("flip_extend", || enter(flip)?.extend(ms).map(|()| 0))
 }
 
-/// Replaces this process by a new one and waits for the result: the pid of the successor once everything has been handed
-/// over (shutdown has fired, or is about to), or why not; then this process serves on as before and
+/// Replaces this process by a new one and waits for the result: the pid of the successor once everything has been
+/// handed over (shutdown has fired, or is about to), or why not; then this process serves on as before and
 /// `flip_last_failure` has the kind.
 ///
-/// -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next call
-/// of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a deadline;
-/// -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not
-/// ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started;
-/// -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+/// -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next
+/// call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
+/// deadline; -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain;
+/// -EAGAIN: not ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT:
+/// it could not be started; -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD
+/// in a forked child.
 ///
 /// # Safety
 ///
@@ -88,8 +90,8 @@ pub unsafe extern "C" fn flip_upgrade(flip: *mut flip_t, timeout_ms: c_int) -> c
     })
 }
 
-/// Asks for an upgrade, a stop or a detach (FLIP_REQUEST_*) and returns. Async-signal-safe: a handler of the host's own
-/// may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
+/// Asks for an upgrade, a stop or a detach (FLIP_REQUEST_*) and returns. Async-signal-safe: a handler of the host's
+/// own may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
 /// remembered and leads to one later.
 ///
 /// 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child.
@@ -128,8 +130,8 @@ pub unsafe extern "C" fn flip_wait_shutdown(flip: *mut flip_t, timeout_ms: c_int
     })
 }
 
-/// A descriptor for poll, epoll or an event loop: readable (POLLIN) from shutdown on, for ever, for every reader. Borrowed:
-/// never close it, never read from it; it lives until `flip_free`. A detach does not make it readable.
+/// A descriptor for poll, epoll or an event loop: readable (POLLIN) from shutdown on, for ever, for every reader.
+/// Borrowed: never close it, never read from it; it lives until `flip_free`. A detach does not make it readable.
 ///
 /// The descriptor, or -EINVAL, -EBADF.
 ///
@@ -141,8 +143,8 @@ pub unsafe extern "C" fn flip_shutdown_fd(flip: *mut flip_t) -> c_int {
     call("flip_shutdown_fd", || Ok(enter(flip)?.shutdown_fd().as_raw_fd()))
 }
 
-/// The pid of the last successor that was started, also of one that failed; -ENOENT before there was one. -ECHILD in a
-/// forked child.
+/// The pid of the last successor that was started, also of one that failed; -ENOENT before there was one. -ECHILD in
+/// a forked child.
 ///
 /// # Safety
 ///
