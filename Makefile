@@ -19,7 +19,7 @@ LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: help setup build header examples demo check test deep install uninstall clean
+.PHONY: help setup build header examples demo check test deep bench install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -61,7 +61,7 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features libshellflip/faults -- -D warnings
-	for source in examples/c/*.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
+	for source in examples/c/*.c benches/*.c tests/c/host.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
@@ -73,6 +73,13 @@ test: examples ## every test
 deep: examples ## every test, with the long versions of those that have one, and fuzzing
 	python3 tests/run.py --deep
 	fuzz/run
+
+$(C_OUT)/bench_%: benches/%.c include/shellflip.h | build
+	@mkdir -p $(@D)
+	$(CC) $(WARN) $(CFLAGS) -Iinclude $< -o $@ $(LINK)
+
+bench: $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade ## how long an upgrade takes, beside the least that a process costs
+	python3 benches/run.py $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade
 
 install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig

@@ -1,7 +1,7 @@
 //! A host in C replaces itself: the plain cases.
 
 use std::time::Duration;
-use testkit::host::{Host, SOON};
+use testkit::host::{Host, SOON, c_program};
 use testkit::process::Family;
 
 #[test]
@@ -37,4 +37,20 @@ fn a_new_program_that_exits_leaves_the_old_one_serving_and_the_next_upgrade_work
     host.call("/env/HOST_BEFORE_READY");
     assert!(host.call("/upgrade").rc > 0);
     assert_eq!(host.wait_for_other(first.pid).generation, 1);
+}
+
+#[test]
+fn process_1_is_refused_an_upgrade_and_serves_on() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let family = Family::new();
+    let unshare =
+        family.program("unshare").args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]);
+    let host = Host::run(unshare.arg(c_program("tests/c/host.c", &[])));
+    assert_eq!(host.who().pid, 1);
+    let called = host.call("/upgrade");
+    assert_eq!((called.rc, called.failure), (-i64::from(libc::EOPNOTSUPP), 13));
+    assert!(called.error.contains("process 1"), "{called:?}");
+    assert_eq!(host.who().generation, 0);
+    drop(host);
+    family.assert_none_left(SOON);
 }
