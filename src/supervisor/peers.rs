@@ -1,7 +1,10 @@
 //! The other two: what each one says, and that it died. Symmetrical, but for the direction of the messages.
 
 use super::PrivateChannel;
-use crate::channel::{FromPredecessor, FromSuccessor, Process, Received, Sent, ToPredecessor, ToSuccessor};
+use crate::channel::message::Message;
+use crate::channel::{
+    Channel, FromPredecessor, FromSuccessor, Process, Received, Sent, ToPredecessor, ToSuccessor,
+};
 use crate::error::Error;
 use crate::latch::fired;
 use crate::spawn::Spawned;
@@ -42,6 +45,37 @@ pub(super) struct Successor {
     ended_deaf: bool,
 }
 
+/// Dead or alive is asked first and told last: what it sent before it died is in the channel by then.
+fn next<Out: Message, In: Message>(
+    channel: &mut Option<PrivateChannel<Channel<Out, In>>>,
+    pidfd: BorrowedFd,
+    at_its_end: impl FnOnce(&Channel<Out, In>),
+) -> Option<Ended<Result<In, String>>> {
+    let dead = fired(pidfd);
+    if let Some(open) = channel {
+        match open.receive() {
+            Received::Message(message) => return Some(Ended::Said(Ok(message))),
+            Received::Nothing if !dead => return None,
+            Received::Nothing => {}
+            // The message stays queued.
+            Received::Error(Error::System { errno: Errno::ENOMEM | Errno::ENOBUFS, .. }) if !dead => {
+                std::thread::sleep(Duration::from_millis(1));
+                return None;
+            }
+            // Ended, or the socket itself is unusable: no later try would tell more.
+            Received::Eof | Received::Error(Error::System { .. }) => {
+                at_its_end(open);
+                *channel = None;
+                if !dead {
+                    return Some(Ended::HungUp);
+                }
+            }
+            Received::Error(garbage) => return Some(Ended::Said(Err(garbage.to_string()))),
+        }
+    }
+    dead.then_some(Ended::Died)
+}
+
 impl Predecessor {
     pub fn new(channel: PrivateChannel<ToPredecessor>, process: Process) -> Predecessor {
         Predecessor { channel: Some(channel), process, commit_deadline: None, state: None }
@@ -52,38 +86,13 @@ impl Predecessor {
         channel.chain([self.process.pidfd.as_fd()]).collect()
     }
 
-    /// Dead or alive is asked first and told last: what it sent before it died is in the channel by then.
     pub fn next(&mut self) -> Option<Ended<PredecessorSays>> {
-        let dead = fired(self.process.pidfd.as_fd());
-        if let Some(channel) = &self.channel {
-            match channel.receive() {
-                Received::Message(message) => return Some(Ended::Said(self.heard(message))),
-                // The message stays queued.
-                Received::Error(Error::System { errno: Errno::ENOMEM | Errno::ENOBUFS, .. }) if !dead => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    return None;
-                }
-                // The socket itself is unusable: no later try would tell more.
-                Received::Error(Error::System { .. }) => {
-                    self.channel = None;
-                    if !dead {
-                        return Some(Ended::HungUp);
-                    }
-                }
-                Received::Error(error) => {
-                    return Some(Ended::Said(PredecessorSays::Garbage(error.to_string())));
-                }
-                Received::Nothing if !dead => return None,
-                Received::Eof => {
-                    self.channel = None;
-                    if !dead {
-                        return Some(Ended::HungUp);
-                    }
-                }
-                Received::Nothing => {}
-            }
-        }
-        dead.then_some(Ended::Died)
+        Some(match next(&mut self.channel, self.process.pidfd.as_fd(), |_| {})? {
+            Ended::Said(Ok(message)) => Ended::Said(self.heard(message)),
+            Ended::Said(Err(garbage)) => Ended::Said(PredecessorSays::Garbage(garbage)),
+            Ended::HungUp => Ended::HungUp,
+            Ended::Died => Ended::Died,
+        })
     }
 
     fn heard(&mut self, message: FromPredecessor) -> PredecessorSays {
@@ -143,43 +152,17 @@ impl Successor {
         channel.chain([self.spawned.pidfd.as_fd()]).collect()
     }
 
-    /// See [`Predecessor::next`].
     pub fn next(&mut self) -> Option<Ended<SuccessorSays>> {
-        let dead = fired(self.spawned.pidfd.as_fd());
-        if let Some(channel) = &self.channel {
-            match channel.receive() {
-                Received::Message(message) => return Some(Ended::Said(self.heard(message))),
-                // The message stays queued.
-                Received::Error(Error::System { errno: Errno::ENOMEM | Errno::ENOBUFS, .. }) if !dead => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    return None;
-                }
-                // The socket itself is unusable: no later try would tell more.
-                Received::Error(Error::System { .. }) => {
-                    self.hang_up();
-                    if !dead {
-                        return Some(Ended::HungUp);
-                    }
-                }
-                Received::Error(error) => {
-                    return Some(Ended::Said(SuccessorSays::Garbage(error.to_string())));
-                }
-                Received::Nothing if !dead => return None,
-                Received::Eof => {
-                    self.hang_up();
-                    if !dead {
-                        return Some(Ended::HungUp);
-                    }
-                }
-                Received::Nothing => {}
-            }
-        }
-        dead.then_some(Ended::Died)
-    }
-
-    fn hang_up(&mut self) {
-        self.ended_deaf = self.deaf();
-        self.channel = None;
+        let ended_deaf = &mut self.ended_deaf;
+        let next = next(&mut self.channel, self.spawned.pidfd.as_fd(), |channel| {
+            *ended_deaf = channel.left_unread();
+        });
+        Some(match next? {
+            Ended::Said(Ok(message)) => Ended::Said(self.heard(message)),
+            Ended::Said(Err(garbage)) => Ended::Said(SuccessorSays::Garbage(garbage)),
+            Ended::HungUp => Ended::HungUp,
+            Ended::Died => Ended::Died,
+        })
     }
 
     /// It has not read HELLO: nothing in that process has called `flip_init`. To be asked before ABORT is sent, which
