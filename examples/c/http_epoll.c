@@ -21,7 +21,7 @@
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
 
-enum { IDLE_MS = 60000, GRACE_MS = 5000, LINGER_MS = 2000, RETRY_MS = 100, DRAIN_CHECK_MS = 20, TURNS = 32 };
+enum { IDLE_MS = 60000, GRACE_MS = 5000, LINGER_MS = 2000, RETRY_MS = 100, TURNS = 32 };
 enum state { READING, WAITING, WRITING, LINGERING };
 
 struct conn {
@@ -39,6 +39,7 @@ struct conn {
 static flip_t *flip;
 static int epoll, listener;
 static struct conn all = {.prev = &all, .next = &all};
+static struct conn drained; /* stands for flip_drained_fd in epoll */
 static int64_t now, next_due = INT64_MAX; /* next_due is never later than any connection's due */
 static int64_t grace_ms, accept_again;    /* accept_again: accepting pauses until then; 0: it does not */
 static bool stopping;
@@ -237,8 +238,11 @@ static void accept_all(void)
 
 static void begin_shutdown(void)
 {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &drained};
+
     stopping = true;
     epoll_ctl(epoll, EPOLL_CTL_DEL, flip_shutdown_fd(flip), NULL); /* it stays readable for ever */
+    epoll_ctl(epoll, EPOLL_CTL_ADD, flip_drained_fd(flip), &event);
     /* Before the close: the successor holds the same socket, and epoll would go on reporting a closed descriptor. */
     if (!accept_again)
         watch_listener(EPOLL_CTL_DEL);
@@ -263,19 +267,16 @@ static int serve(void)
     struct epoll_event events[64];
 
     for (;;) {
-        int drained = stopping ? flip_drain(flip, 0) : -ETIMEDOUT;
-        if (drained != -ETIMEDOUT)
-            return drained;
         int64_t until = accept_again && accept_again < next_due ? accept_again : next_due;
         now = milliseconds();
-        if (stopping && until > now + DRAIN_CHECK_MS)
-            until = now + DRAIN_CHECK_MS;
         int count = epoll_wait(epoll, events, 64, until == INT64_MAX ? -1 : until > now ? (int)(until - now) : 0);
         now = milliseconds();
         for (int i = 0; i < count; i++) {
             struct conn *c = events[i].data.ptr;
             if (c == &all)
                 begin_shutdown();
+            else if (c == &drained)
+                return flip_drain(flip, 0);
             else if (!c && !stopping)
                 accept_all();
             else if (c && events[i].events & (EPOLLERR | EPOLLHUP))
@@ -337,9 +338,9 @@ int main(int argc, char **argv)
     fprintf(stderr, "http_epoll: version " TEXT(VERSION) ", pid %d, generation %d: serving\n", (int)getpid(),
             flip_generation(flip));
 
-    int drained = serve();
-    if (drained < 0)
+    int rc = serve();
+    if (rc < 0)
         fprintf(stderr, "http_epoll: pid %d leaves connections behind: %s\n", (int)getpid(), flip_last_error());
     flip_free(flip);
-    return drained < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
