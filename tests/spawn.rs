@@ -696,7 +696,7 @@ fn there_is_one_vfork_like_clone_and_no_fork() {
     assert!(status.success());
     let text = fs::read_to_string(&trace).unwrap();
     fs::remove_file(&trace).unwrap();
-    let starts = |line: &&str| line.contains("fork(") || line.contains("clone");
+    let starts = |line: &&str| ["fork(", "clone(", "clone3("].iter().any(|call| line.contains(call));
     let processes: Vec<&str> = text
         .lines()
         .filter(starts)

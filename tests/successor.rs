@@ -197,7 +197,7 @@ fn an_upgrade_is_one_vfork_like_clone_and_no_fork() {
     let text = std::fs::read_to_string(&trace).unwrap();
     let starts: Vec<&str> = text
         .lines()
-        .filter(|line| line.contains("fork(") || line.contains("clone"))
+        .filter(|line| ["fork(", "clone(", "clone3("].iter().any(|call| line.contains(call)))
         .filter(|line| !line.contains("CLONE_THREAD") && !line.contains("resumed"))
         .collect();
     assert_eq!(starts.len(), 3, "{text}");
