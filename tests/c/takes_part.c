@@ -12,7 +12,8 @@
  *   GET /event/MS         flip_next_event on this thread: its kind, its text as "error"
  *   GET /event-upgrade    the same, then flip_upgrade on this thread
  *   GET /take/MS          flip_take_state: "error" says what is there
- *   GET /drain/MS, /drained/MS (poll), /wait-predecessor/MS, /predecessor/MS (poll), /begin, /end, /count, /free
+ *   GET /drain/MS, /drained/MS (poll), /wait-predecessor/MS, /predecessor/MS (poll), /begin, /end, /count,
+ *   /free, /free-answer (and then answers the event that is held)
  *
  * All but / answer {"rc":…,"failure":…,"error":"…"}. The environment: EVENTS (a mask), READER=0 (nobody reads events but
  * /event), STARTING, STATE (policies), BEFORE (steps before flip_ready, with commas: take, sleep:MS, extend:MS,
@@ -26,6 +27,7 @@
 #include <pthread.h>
 #include <shellflip.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +42,7 @@ static flip_t *flip;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char starting[128] = "yes", state[128] = "size:0";
 static flip_event_t *held;
+static atomic_int answering;
 
 static void say(const char *format, ...)
 {
@@ -258,9 +261,9 @@ static void answer_call(char *path, char *out, size_t size)
         rc = flip_conn_end(flip);
     } else if (!strcmp(call, "count")) {
         rc = flip_conn_count(flip);
-    } else if (!strcmp(call, "free")) {
+    } else if (!strncmp(call, "free", 4)) {
         flip_free(flip);
-        rc = 0;
+        rc = call[4] ? flip_event_answer(held, 0, NULL) : 0;
     }
     if (rc < 0)
         snprintf(text, sizeof text, "%s", flip_last_error());
@@ -292,13 +295,16 @@ static void *serve(void *argument)
         if (sscanf(request, "GET %511s", path) != 1)
             break;
         int last = memmem(request, used, "Connection: close", 17) != NULL;
+        atomic_fetch_add(&answering, 1);
         answer_call(path, body, sizeof body);
         memmove(request, request + used, have - used);
         have -= used;
         last |= !it->counted || flip_wait_shutdown(flip, 0) > 0;
         int n = snprintf(answer_text, sizeof answer_text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n%s\r\n%s", strlen(body),
                          last ? "Connection: close\r\n" : "", body);
-        if (send(it->fd, answer_text, (size_t)n, MSG_NOSIGNAL) < 0 || last)
+        last |= send(it->fd, answer_text, (size_t)n, MSG_NOSIGNAL) < 0;
+        atomic_fetch_sub(&answering, 1);
+        if (last)
             break;
     }
 out:
@@ -421,5 +427,7 @@ int main(void)
         pause();
     say("drained %d %s", rc, rc < 0 ? flip_last_error() : "");
     flip_free(flip);
+    for (int left = 2000; left > 0 && atomic_load(&answering) > 0; left--) /* what was asked is still answered */
+        usleep(1000);
     return 0;
 }

@@ -50,7 +50,10 @@ impl Clients {
 
     fn stop(self) -> Vec<u64> {
         self.stop.store(true, SeqCst);
-        self.threads.into_iter().map(|thread| thread.join().expect("no request was lost or counted twice")).collect()
+        self.threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no request was lost or counted twice"))
+            .collect()
     }
 }
 
@@ -76,18 +79,18 @@ fn a_counter_per_client_survives_20_upgrades_a_refused_one_and_a_failed_one() {
     let (program, refuse) = (folder.path().join("stateful"), folder.path().join("refuse"));
     let built = c_program("examples/c/stateful.c", &[]);
     std::fs::copy(&built, &program).expect("a copy of the example");
-    let server = family
-        .program(&program)
-        .arg(format!("tcp://127.0.0.1:{port}"))
-        .env("REFUSE", &refuse)
-        .start();
+    let server =
+        family.program(&program).arg(format!("tcp://127.0.0.1:{port}")).env("REFUSE", &refuse).start();
     let mut pid = serving(&server, 0);
     let clients = Clients::start(port);
     for generation in 1..=20 {
         if generation == 7 {
             std::fs::write(&refuse, "").expect("a file");
             signal(pid, Signal::SIGUSR1);
-            server.wait_for_output("upgrade failed: this host refused: the operator asked for no upgrades (REFUSE)", SOON);
+            server.wait_for_output(
+                "upgrade failed: this host refused: the operator asked for no upgrades (REFUSE)",
+                SOON,
+            );
             std::fs::remove_file(&refuse).expect("no file");
         }
         if generation == 13 {
@@ -153,10 +156,8 @@ fn a_prefork_master_is_replaced_under_load_and_its_workers_go_with_it() {
 fn a_prefork_worker_outlives_a_killed_master_and_ends() {
     let _limit = testkit::limit(Duration::from_secs(60));
     let (family, port) = (Family::new(), free_port());
-    let server = family
-        .program(c_program("examples/c/prefork.c", &[]))
-        .arg(format!("tcp://127.0.0.1:{port}"))
-        .start();
+    let server =
+        family.program(c_program("examples/c/prefork.c", &[])).arg(format!("tcp://127.0.0.1:{port}")).start();
     let master = serving(&server, 0);
     let four = wait_for("four workers", SOON, || Some(workers(master)).filter(|four| four.len() == 4));
     // A worker that is stopped when its master dies sees it afterwards.

@@ -34,6 +34,11 @@ impl Part {
         self.host.process.pid()
     }
 
+    /// Where clients connect.
+    pub fn public(&self) -> String {
+        self.host.address.to_string().trim_start_matches("tcp://").to_string()
+    }
+
     fn control(&self, pid: i32) -> Address {
         let path = self.folder.path().join(pid.to_string());
         wait_until("a control socket", SOON, || path.exists());
@@ -48,6 +53,15 @@ impl Part {
     pub fn call_meanwhile(&self, pid: i32, path: &str) -> JoinHandle<Called> {
         let (address, path) = (self.control(pid), path.to_string());
         std::thread::spawn(move || call(&address, &path))
+    }
+
+    /// The same for a generation that will not live to answer: keep the connection.
+    pub fn call_unanswered(&self, pid: i32, path: &str) -> std::os::unix::net::UnixStream {
+        let socket = self.folder.path().join(pid.to_string());
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("a connection");
+        std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())
+            .expect("sent");
+        stream
     }
 
     /// An upgrade that works; the successor's pid.
@@ -96,7 +110,7 @@ impl Part {
 }
 
 /// The pid at the end of a line.
-pub fn pid_of(line: &str) -> Option<i32> {
+fn pid_of(line: &str) -> Option<i32> {
     line.rsplit_once("pid=")?.1.trim().parse().ok()
 }
 
