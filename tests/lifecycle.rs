@@ -4,11 +4,11 @@
 mod asked;
 #[path = "lifecycle/examples.rs"]
 mod examples;
-//#[path = "lifecycle/log.rs"]
-//mod log;
+#[path = "lifecycle/log.rs"]
+mod log;
 #[path = "lifecycle/part.rs"]
 mod part;
-//#[path = "lifecycle/probation.rs"]
-//mod probation;
+#[path = "lifecycle/probation.rs"]
+mod probation;
 #[path = "lifecycle/state.rs"]
 mod state;
