@@ -250,7 +250,9 @@ static void answer_call(char *path, char *out, size_t size)
     } else if (!strcmp(call, "drain")) {
         rc = flip_drain(flip, ms);
     } else if (!strcmp(call, "drained")) {
-        rc = readable(flip_drained_fd(flip), ms);
+        int fd = flip_drained_fd(flip);
+        say("waits until drained, %d ms", ms);
+        rc = readable(fd, ms);
     } else if (!strcmp(call, "predecessor")) {
         rc = readable(flip_predecessor_fd(flip), ms);
     } else if (!strcmp(call, "wait-predecessor")) {

@@ -17,7 +17,7 @@ fn the_newest_lines_are_kept_and_the_first_of_them_says_how_many_were_dropped() 
     let part = Part::start(&[("EVENTS", "16"), ("READER", "0")]);
     let first = part.first();
     lines(&part, first);
-    // Refused at once, since this is asked for in an upgrade: each leaves a line or two.
+    // Each failed upgrade leaves a few lines.
     part.call(first, "/env/BEFORE/kill");
     let called = part.call(first, "/upgrade");
     assert_eq!(called.rc, minus(libc::ECONNABORTED));
