@@ -63,6 +63,8 @@ fn at_the_drain_deadline_the_drain_is_over_with_etime() {
     let called = part.call(first, "/drain/-1");
     assert_eq!(called.rc, minus(libc::ETIME), "{called:?}");
     assert!(called.error.contains("the drain deadline passed with 1 connections open"), "{called:?}");
+    assert_eq!(part.call(first, "/extend/60000").rc, minus(libc::EINVAL));
+    assert_eq!(part.call(first, "/drain/-1").rc, minus(libc::ETIME));
     drop(connection);
     wait_until("no connection", SOON, || part.call(first, "/drain/0").rc == 0);
     assert_eq!(part.call(first, "/drained/0").rc, 1);
@@ -139,6 +141,22 @@ fn flip_extend_moves_the_drain_deadline_both_ways() {
     assert_eq!(part.call(first, "/extend/100").rc, 0);
     part.wait_for_line("drained -62 the drain deadline passed with 1 connections open");
     assert_eq!(drained.join().unwrap().rc, 1);
+    part.host.process.wait(SOON);
+    part.family.assert_none_left(SOON);
+}
+
+#[test]
+fn a_drain_that_was_cut_and_extended_again_ends_with_its_deadline() {
+    let _limit = testkit::limit(LIMIT);
+    let mut part = Part::start(&[]);
+    let first = part.first();
+    let _connection = connect(&part, first);
+    stop(&part, first);
+    assert_eq!(part.call(first, "/request/2").rc, 0);
+    assert_eq!(part.call(first, "/extend/60000").rc, 0);
+    assert_eq!(part.call(first, "/drain/2500").rc, minus(libc::ETIMEDOUT));
+    assert_eq!(part.call(first, "/extend/100").rc, 0);
+    part.wait_for_line("drained -62 the drain deadline passed with 1 connections open");
     part.host.process.wait(SOON);
     part.family.assert_none_left(SOON);
 }

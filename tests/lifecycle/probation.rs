@@ -19,6 +19,9 @@ fn both_serve_for_the_time_of_the_probation_and_then_shutdown_fires() {
     let part = Part::start(&[("EVENTS", "8"), ("PROBATION_MS", "1500")]);
     let first = part.first();
     let load = Load::start(Config::http(part.host.address.clone()).connections(8)).expect("load");
+    // Holds the old one until its last event has been read.
+    let idle = std::net::TcpStream::connect(part.public()).expect("a connection");
+    wait_until("nine connections", SOON, || part.call(first, "/count").rc >= 9);
     let began = Instant::now();
     let upgrade = part.call_meanwhile(first, "/upgrade");
     let second = part.successor();
@@ -32,6 +35,7 @@ fn both_serve_for_the_time_of_the_probation_and_then_shutdown_fires() {
     assert_eq!(called.rc, i64::from(second), "{called:?}");
     assert!(began.elapsed() >= Duration::from_millis(1500));
     part.wait_for_line("event 8 failure 0: a successor serves");
+    drop(idle);
     wait_until("the end of the old one", SOON, || !Proc(first).alive());
     let report = load.stop();
     assert!(report.totals.failures.is_empty(), "{report:?}");
