@@ -148,11 +148,12 @@ fn flip_extend_moves_the_drain_deadline_both_ways() {
 #[test]
 fn a_drain_that_was_cut_and_extended_again_ends_with_its_deadline() {
     let _limit = testkit::limit(LIMIT);
-    let mut part = Part::start(&[]);
+    let mut part = Part::start(&[("SHELLFLIP_LOG", "debug")]);
     let first = part.first();
     let _connection = connect(&part, first);
     stop(&part, first);
     assert_eq!(part.call(first, "/request/2").rc, 0);
+    part.wait_for_line("CutDrain");
     assert_eq!(part.call(first, "/extend/60000").rc, 0);
     assert_eq!(part.call(first, "/drain/2500").rc, minus(libc::ETIMEDOUT));
     assert_eq!(part.call(first, "/extend/100").rc, 0);

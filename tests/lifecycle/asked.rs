@@ -65,6 +65,17 @@ fn a_question_that_nobody_reads_is_not_there_any_more_after_the_deadline() {
 }
 
 #[test]
+fn a_reason_of_several_lines_becomes_one() {
+    let _limit = testkit::limit(LIMIT);
+    let part = Part::start(&[("EVENTS", "5"), ("STARTING", "refuse:two\nlines\t")]);
+    let first = part.first();
+    let called = part.call(first, "/upgrade");
+    assert_eq!(called.error, "this host refused: two lines ", "{called:?}");
+    part.wait_for_line("event 4 failure 5: this host refused: two lines  pid=");
+    part.stop(first);
+}
+
+#[test]
 fn a_question_is_answered_once() {
     let _limit = testkit::limit(LIMIT);
     let part = Part::start(&[("EVENTS", "1"), ("STARTING", "hold")]);
