@@ -80,6 +80,9 @@ fn a_question_is_answered_once() {
     let _limit = testkit::limit(LIMIT);
     let part = Part::start(&[("EVENTS", "1"), ("STARTING", "hold")]);
     let first = part.first();
+    // Holds the old one until it has answered everything.
+    let idle = std::net::TcpStream::connect(part.public()).unwrap();
+    testkit::deadline::wait_until("a counted connection", SOON, || part.call(first, "/count").rc == 1);
     let upgrade = part.call_meanwhile(first, "/upgrade");
     part.wait_for_line("held 1");
     assert_eq!(part.call(first, "/answer/1").rc, minus(libc::EINVAL));
@@ -87,6 +90,7 @@ fn a_question_is_answered_once() {
     assert_eq!(part.call(first, "/answer/0").rc, minus(libc::EALREADY));
     assert_eq!(part.call(first, "/answer/-1/no").rc, minus(libc::EALREADY));
     let called = upgrade.join().unwrap();
+    drop(idle);
     assert!(called.rc > 0, "{called:?}");
     part.stop(called.rc as i32);
 }
