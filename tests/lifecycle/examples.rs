@@ -160,6 +160,8 @@ fn a_prefork_worker_outlives_a_killed_master_and_ends() {
         family.program(c_program("examples/c/prefork.c", &[])).arg(format!("tcp://127.0.0.1:{port}")).start();
     let master = serving(&server, 0);
     let four = wait_for("four workers", SOON, || Some(workers(master)).filter(|four| four.len() == 4));
+    // Each waits for connections: one that is stopped inside fork still holds what its siblings watch.
+    wait_until("workers that wait", SOON, || four.iter().all(|worker| Proc(*worker).state() == Some('S')));
     // A worker that is stopped when its master dies sees it afterwards.
     signal(four[0], Signal::SIGSTOP);
     Proc(four[0]).wait_stopped(SOON);
