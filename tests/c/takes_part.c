@@ -183,7 +183,7 @@ static void *reader(void *unused)
 static int readable(int fd, int timeout)
 {
     struct pollfd poll_fd = { fd, POLLIN, 0 };
-    return fd < 0 ? fd : poll(&poll_fd, 1, timeout);
+    return fd < 0 ? fd : poll(&poll_fd, 1, timeout) < 0 ? -errno : poll_fd.revents;
 }
 
 static void decode(char *text)
@@ -425,7 +425,7 @@ int main(void)
     while ((rc = flip_wait_shutdown(flip, -1)) == -EINTR) {
     }
     say("shutdown %d", rc);
-    while ((rc = flip_drain(flip, -1)) == -ETIME && getenv("STAY"))
+    while (((rc = flip_drain(flip, -1)) == -ETIME || rc == 0) && getenv("STAY"))
         pause();
     say("drained %d %s", rc, rc < 0 ? flip_last_error() : "");
     flip_free(flip);
