@@ -183,7 +183,7 @@ static void *reader(void *unused)
 static int readable(int fd, int timeout)
 {
     struct pollfd poll_fd = { fd, POLLIN, 0 };
-    return fd < 0 ? fd : poll(&poll_fd, 1, timeout) < 0 ? -errno : poll_fd.revents;
+    return fd < 0 ? fd : poll(&poll_fd, 1, timeout) < 0 ? -errno : (poll_fd.revents & POLLIN) != 0;
 }
 
 static void decode(char *text)
