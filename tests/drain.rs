@@ -77,7 +77,7 @@ fn at_the_drain_deadline_the_drain_is_over_with_etime() {
 #[test]
 fn a_second_stop_cuts_the_drain_to_two_seconds() {
     let _limit = testkit::limit(LIMIT);
-    let mut part = Part::start(&[]);
+    let mut part = Part::start(&[("STAY", "1")]);
     let first = part.first();
     let _connection = connect(&part, first);
     part.host.process.signal(Signal::SIGTERM);
@@ -91,6 +91,7 @@ fn a_second_stop_cuts_the_drain_to_two_seconds() {
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1900) && took < scaled(Duration::from_secs(8)), "{took:?}");
     assert_eq!(drained.join().unwrap().rc, 1);
+    part.host.process.signal(Signal::SIGKILL);
     part.host.process.wait(SOON);
     part.family.assert_none_left(SOON);
 }
@@ -127,7 +128,7 @@ fn the_hard_stop_ends_an_old_generation_and_not_the_new_one() {
 #[test]
 fn flip_extend_moves_the_drain_deadline_both_ways() {
     let _limit = testkit::limit(LIMIT);
-    let mut part = Part::start(&[("DRAIN_TIMEOUT_MS", "1000")]);
+    let mut part = Part::start(&[("DRAIN_TIMEOUT_MS", "1000"), ("STAY", "1")]);
     let first = part.first();
     assert_eq!(part.call(first, "/extend/1000").rc, minus(libc::EINVAL));
     let _connection = connect(&part, first);
@@ -142,6 +143,7 @@ fn flip_extend_moves_the_drain_deadline_both_ways() {
     assert_eq!(part.call(first, "/extend/100").rc, 0);
     part.wait_for_line("drained -62 the drain deadline passed with 1 connections open");
     assert_eq!(drained.join().unwrap().rc, 1);
+    part.host.process.signal(Signal::SIGKILL);
     part.host.process.wait(SOON);
     part.family.assert_none_left(SOON);
 }

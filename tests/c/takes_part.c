@@ -425,9 +425,10 @@ int main(void)
     while ((rc = flip_wait_shutdown(flip, -1)) == -EINTR) {
     }
     say("shutdown %d", rc);
-    while (((rc = flip_drain(flip, -1)) == -ETIME || rc == 0) && getenv("STAY"))
-        pause();
+    rc = flip_drain(flip, -1);
     say("drained %d %s", rc, rc < 0 ? flip_last_error() : "");
+    while (getenv("STAY"))
+        pause();
     flip_free(flip);
     for (int left = 2000; left > 0 && atomic_load(&answering) > 0; left--) /* what was asked is still answered */
         usleep(1000);

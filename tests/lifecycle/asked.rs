@@ -98,7 +98,7 @@ fn a_question_is_answered_once() {
 #[test]
 fn an_answer_after_flip_free_is_stale_and_the_waiting_upgrade_is_cancelled() {
     let _limit = testkit::limit(LIMIT);
-    let part = Part::start(&[("EVENTS", "1"), ("STARTING", "hold"), ("STAY", "1")]);
+    let part = Part::start(&[("EVENTS", "1"), ("STARTING", "hold")]);
     let first = part.first();
     let connection = std::net::TcpStream::connect(part.public()).unwrap();
     testkit::deadline::wait_until("a counted connection", SOON, || part.call(first, "/count").rc == 1);
