@@ -116,6 +116,8 @@ impl HostEvent {
             Err(_) => return Err(Error::system("nobody waits for this answer any more", Errno::ESTALE)),
         }
         if let Some(inner) = open.inner.upgrade() {
+            // It ends up in lines: of the log, of whoever asked for the upgrade.
+            let answer = answer.map_err(|reason| reason.replace(char::is_control, " "));
             inner.send(Command::Answered(open.question, Arc::clone(&open.ticket), answer));
         }
         Ok(())

@@ -42,7 +42,8 @@ static int write_state(int fd)
         return -errno;
     for (size_t i = 0; i < known; i++)
         fprintf(out, "%s %lu\n", clients[i].name, clients[i].count);
-    return fflush(out) == 0 && fclose(out) == 0 ? 0 : -errno;
+    int failed = fflush(out) == 0 ? 0 : -errno;
+    return fclose(out) == 0 ? failed : failed ? failed : -errno;
 }
 
 static void read_state(flip_t *flip)
@@ -70,6 +71,8 @@ static void serve(flip_t *flip, int connection)
     setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     while (have < sizeof request - 1 && !memchr(request, '\n', have)) {
         ssize_t n = recv(connection, request + have, sizeof request - 1 - have, 0);
+        if (n < 0 && errno == EINTR) /* with SO_RCVTIMEO, SA_RESTART does not help: signal(7) */
+            continue;
         if (n <= 0)
             break;
         have += (size_t)n;

@@ -48,9 +48,11 @@ impl Supervisor {
     /// `flip_extend`.
     pub(super) fn extend(&mut self, by: Duration) -> Result<()> {
         match self.machine.state() {
-            State::Draining { .. } => {
+            // What is over does not begin again: the descriptor that says so stays readable.
+            State::Draining { .. } if !self.inner.drain_left().is_zero() => {
                 let deadline = fd::monotonic_ns().saturating_add(by.as_nanos() as u64);
                 self.inner.published.drain_deadline.store(deadline, SeqCst);
+                self.inner.published.drain_cut.store(false, SeqCst);
                 CONNECTIONS.notify();
                 Ok(())
             }

@@ -164,7 +164,8 @@ impl Host {
     }
 }
 
-fn call(address: &Address, path: &str) -> Called {
+/// Asks whoever listens there for a library call.
+pub fn call(address: &Address, path: &str) -> Called {
     let value = ask(address, path, Duration::from_secs(90));
     Called {
         rc: value["rc"].as_i64().expect("rc"),
