@@ -39,7 +39,7 @@ def main():
         floors += one
         upgrades += other
         ratios.append(statistics.median(other) / statistics.median(one))
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors, Linux {os.uname().release}, {ROUNDS} rounds of {EACH}")
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors, Linux {'.'.join(os.uname().release.split('.')[:2])}, {ROUNDS} rounds of {EACH}")
     for name, values in (("floor: posix_spawn and one byte", floors), ("flip_upgrade, request to released", upgrades)):
         low, middle, high = (statistics.quantiles(values, n=20)[i] for i in (0, 9, 18))
         print(f"{name:36} median {middle / 1000:6.2f} ms   5 % {low / 1000:6.2f}   95 % {high / 1000:6.2f}")

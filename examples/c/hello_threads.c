@@ -22,8 +22,9 @@ static void *serve(void *arg)
     /* Closing with unread input resets the connection, and a reset can destroy the answer: read the input away. */
     shutdown(client, SHUT_WR);
     setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    for (int reads = 0; reads < 64 && recv(client, text, sizeof text, 0) > 0; reads++)
-        ;
+    ssize_t got = 1;
+    for (int reads = 0; reads < 64 && (got > 0 || (got < 0 && errno == EINTR)); reads++)
+        got = recv(client, text, sizeof text, 0);
     close(client);
     flip_conn_end(flip);
     return NULL;
