@@ -37,6 +37,20 @@ pub struct Program {
 impl Program {
     pub(super) fn new(path: OsString, members: Arc<Members>) -> Program {
         let mut command = Command::new(path);
+        // Whoever started the tests may ignore signals (a job in the background has SIGINT ignored), and what is ignored
+        // stays so across exec.
+        // SAFETY: signal(2) and sigprocmask(2) are async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                for number in 1..32 {
+                    libc::signal(number, libc::SIG_DFL);
+                }
+                let mut none = std::mem::zeroed();
+                libc::sigemptyset(&mut none);
+                libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+                Ok(())
+            })
+        };
         command.env(MARK_VARIABLE, &members.mark).stdin(Stdio::null()).process_group(0);
         Program { command, output: Output::File, log: None, members }
     }
