@@ -34,6 +34,7 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -209,12 +210,16 @@ static void *serve(void *argument)
     return NULL;
 }
 
+/* Answers that are on their way: the library does not count them, and the process must not end before them. */
+static atomic_int answering;
+
 static void *control_connection(void *argument)
 {
     int fd = *(int *)argument;
     char request[4096], body[1024], answer[1200], path[2048];
     size_t have = 0;
     free(argument);
+    answering++;
     while (!memmem(request, have, "\r\n\r\n", 4)) {
         ssize_t n = have < sizeof request - 1 ? recv(fd, request + have, sizeof request - 1 - have, 0) : 0;
         if (n <= 0)
@@ -230,6 +235,7 @@ static void *control_connection(void *argument)
     }
 out:
     close(fd);
+    answering--;
     return NULL;
 }
 
@@ -467,6 +473,8 @@ int main(void)
     rc = flip_drain(flip, -1);
     say("drain", "", rc);
     flip_free(flip);
+    for (int ms = 0; ms < 2000 && answering > 0; ms++)
+        sleep_ms(1);
     say("end", "", 0);
     return 0;
 }
