@@ -8,7 +8,6 @@
 //! next generation gets the value of `SHELLFLIP_FAULT_NEXT` as its `SHELLFLIP_FAULT`.
 
 use nix::errno::Errno;
-#[cfg(not(feature = "faults"))]
 
 /// A system call or step named `point` is about to happen; an error stands for its failure.
 #[inline(always)]
