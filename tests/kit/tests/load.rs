@@ -173,14 +173,16 @@ fn no_connection_waits_while_another_is_served() {
     let load = Load::start(Config::http(address).connections(32).streams(0)).unwrap();
     wait_until("many answers", SOON, || load.snapshot().answered > 20_000);
     let at = load.mark();
-    assert_eq!(load.in_flight_at(at), 32);
+    // All but at most one: the client's one thread may be between the answer on a connection and its next request.
+    let in_flight = load.in_flight_at(at);
+    assert!((31..=32).contains(&in_flight), "{in_flight}");
     wait_until("every request sent before is answered", SOON, || {
         load.between(at, at).slowest.is_none_or(|slowest| slowest.finished)
             && load.snapshot().answered > 20_100
     });
     let report = load.stop();
     report.assert_clean();
-    assert_eq!(report.in_flight_at(at), 32);
+    assert_eq!(report.in_flight_at(at), in_flight);
     // 32 requests are out at any time, which gives their mean age; where a few connections have it all, half of
     // the answers take next to nothing.
     let mean_ms = 32.0 * 1000.0 * report.seconds / report.totals.answered as f64;
