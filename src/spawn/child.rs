@@ -19,6 +19,8 @@ pub struct Report {
     pub step: AtomicU32,
     /// Why that step failed; 0: it has not.
     pub errno: AtomicI32,
+    /// Not 0: nobody wants the new program any more. Looked at after `pid` was set and before execve.
+    pub abandoned: AtomicI32,
 }
 
 /// Where the child is.
@@ -110,7 +112,7 @@ pub extern "C" fn run(orders: *mut c_void) -> c_int {
         let orders = &*orders.cast::<Orders<'_>>();
         let report = orders.report;
         let pid = libc::syscall(libc::SYS_getpid) as c_int;
-        report.pid.store(pid, Ordering::Release);
+        report.pid.store(pid, Ordering::SeqCst);
 
         reset_signals(orders.ignored);
 
@@ -139,6 +141,11 @@ pub extern "C" fn run(orders: *mut c_void) -> c_int {
         let none = ptr::null_mut::<u64>();
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &orders.mask, none, SIGNAL_SET_SIZE);
         let (arguments, environment) = (orders.arguments, orders.environment);
+        // Whoever abandons it after this look sees the pid, and kills it.
+        if report.abandoned.load(Ordering::SeqCst) != 0 {
+            report.errno.store(libc::ECANCELED, Ordering::Release);
+            libc::_exit(127)
+        }
         let done = libc::syscall(libc::SYS_execve, orders.executable, arguments, environment);
         check(report, done);
         libc::_exit(127)

@@ -42,7 +42,7 @@ impl Watch {
         let mut phase = self.phase();
         let report = self.report();
         // The kernel writes the number before the descriptor is installed; a child that runs proves that it is.
-        if *phase != Phase::Running || report.pid.load(Ordering::Acquire) == 0 {
+        if *phase != Phase::Running || report.pid.load(Ordering::SeqCst) == 0 {
             return Ok(*phase == Phase::Killed);
         }
         // SAFETY: open until `over` has taken the lock that is held here.
@@ -55,6 +55,13 @@ impl Watch {
             Err(Errno::ESRCH) => Ok(false),
             Err(errno) => Err(Error::system("cannot end a new process that does not start", errno)),
         }
+    }
+
+    /// Nobody wants the new program any more: a child there is is killed, one that comes into being later ends before execve.
+    pub fn abandon(&self) {
+        self.report().abandoned.store(1, Ordering::SeqCst);
+        // What cannot be killed now was either not there, and sees the mark, or the spawn is over.
+        let _ = self.kill();
     }
 
     /// What the child is at, for a line about a spawn that hangs.

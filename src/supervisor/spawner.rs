@@ -10,7 +10,7 @@ use crate::program::Overrides;
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
 use crate::startup::Startup;
 use crate::sys::{fd, process, thread};
-use crossbeam_channel::{Receiver, SendError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -46,10 +46,35 @@ impl Order {
     }
 }
 
+/// A new process whose report the supervisor has not read. Dropped unread it is ended: nobody else would, and it would take over
+/// when this process dies.
+struct Newborn(Option<Spawned>);
+
+impl From<Spawned> for Newborn {
+    fn from(spawned: Spawned) -> Newborn {
+        Newborn(Some(spawned))
+    }
+}
+
+impl Newborn {
+    fn claim(mut self) -> Option<Spawned> {
+        self.0.take()
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if let Some(spawned) = &self.0 {
+            let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::reap_ending(spawned.pidfd.as_fd());
+        }
+    }
+}
+
 /// The supervisor's side of it.
 pub(super) struct Spawner {
     orders: Sender<(Order, Watch)>,
-    reports: Receiver<Result<Spawned>>,
+    reports: Receiver<Result<Newborn>>,
     under_way: Option<UnderWay>,
 }
 
@@ -82,12 +107,7 @@ impl Spawner {
                     order.carry_out(&inner.startup, &watch)
                 }));
                 let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
-                // The supervisor has ended: nobody would end it, and it would take over when this process dies.
-                if let Err(SendError(unwanted)) = outbox.send(spawned) {
-                    if let Ok(spawned) = unwanted {
-                        let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
-                        let _ = process::reap_ending(spawned.pidfd.as_fd());
-                    }
+                if outbox.send(spawned.map(Newborn::from)).is_err() {
                     return;
                 }
                 let _ = fd::eventfd_write(inner.wake.as_fd());
@@ -126,18 +146,18 @@ impl Spawner {
     pub fn abandon(&mut self) {
         if let Some(under_way) = &mut self.under_way {
             under_way.abandoned = true;
-            let _ = under_way.watch.kill();
+            under_way.watch.abandon();
         }
     }
 
     pub fn report(&mut self) -> Option<Report> {
-        let report = self.reports.try_recv().ok()?;
+        let report = self.reports.try_recv().ok()?.map(Newborn::claim);
         let under_way = self.under_way.take()?;
         match (report, under_way.abandoned) {
-            (Ok(spawned), false) => Some(Report::Started { channel: under_way.channel, spawned }),
-            (Ok(spawned), true) => Some(Report::TooLate(spawned)),
+            (Ok(Some(spawned)), false) => Some(Report::Started { channel: under_way.channel, spawned }),
+            (Ok(Some(spawned)), true) => Some(Report::TooLate(spawned)),
             (Err(error), false) => Some(Report::Failed(error)),
-            (Err(_), true) => None,
+            (Ok(None), _) | (Err(_), true) => None,
         }
     }
 }
