@@ -4,19 +4,25 @@ use std::time::Duration;
 use testkit::host::{Host, SOON};
 use testkit::process::Family;
 
+/// The library waits a second for the pidfd and two for its threads, so about three seconds is when the process ends.
 #[test]
 fn a_spawn_that_comes_after_a_stop_makes_no_server() {
     let _limit = testkit::limit(Duration::from_secs(60));
-    let family = Family::new();
-    let host = Host::start(&family, &[("SHELLFLIP_FAULT", "clone=sleep:3000")]);
-    let pid = host.who().pid;
-    assert_eq!(host.call("/request/1").rc, 0);
-    testkit::wait_until("the upgrade has begun", SOON, || {
-        host.call("/upgrade/0").rc == -i64::from(libc::EALREADY)
+    std::thread::scope(|scope| {
+        for late in [500, 1000, 2990, 3000, 3005, 3010, 3020, 3050] {
+            scope.spawn(move || {
+                let family = Family::new();
+                let host = Host::start(&family, &[("SHELLFLIP_FAULT", &format!("clone=sleep:{late}"))]);
+                let pid = host.who().pid;
+                assert_eq!(host.call("/request/1").rc, 0);
+                let begun = || host.call("/upgrade/0").rc == -i64::from(libc::EALREADY);
+                testkit::wait_until("the upgrade has begun", SOON, begun);
+                assert_eq!(host.call("/request/2").rc, 0);
+                family.wait_gone(pid, SOON);
+                family.assert_none_left(SOON);
+            });
+        }
     });
-    assert_eq!(host.call("/request/2").rc, 0);
-    family.wait_gone(pid, SOON);
-    family.assert_none_left(SOON);
 }
 
 #[test]
