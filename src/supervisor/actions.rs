@@ -305,18 +305,16 @@ impl Supervisor {
     }
 
     fn ready_done(&mut self, result: &std::result::Result<(), Final>) {
-        let first = result.is_ok() && !self.inner.published.ready.swap(true, SeqCst);
-        if first {
+        if result.is_ok() && !self.inner.published.ready.load(SeqCst) {
+            // Before anybody is told: what flip_accept needs of an inherited listener is set here too.
+            for line in lock(&self.inner.registry).apply_live() {
+                log::write(Level::Error, format_args!("{line}"));
+            }
+            self.inner.published.ready.store(true, SeqCst);
             self.inner.ready.fire(0);
         }
         for (_, caller) in self.ready_callers.drain(..) {
             caller.send(result.clone().map_err(|why| final_error(&why)));
-        }
-        if first {
-            // After the answer: LIVE was said, and looking up the name of an owner may take its time.
-            for line in lock(&self.inner.registry).apply_live() {
-                log::write(Level::Error, format_args!("{line}"));
-            }
         }
     }
 
