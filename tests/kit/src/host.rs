@@ -150,12 +150,12 @@ impl Host {
         std::thread::spawn(move || call(&address, &path))
     }
 
-    /// Asks for an upgrade, again while it is refused with EAGAIN: a new process serves a moment before its
-    /// predecessor has released it.
+    /// Asks for an upgrade, again while it is refused with EAGAIN (a new process serves a moment before its predecessor has
+    /// released it) or ESHUTDOWN (the old one may answer a moment longer).
     pub fn upgrade(&self) -> Called {
-        let again = -i64::from(libc::EAGAIN);
+        let again = [libc::EAGAIN, libc::ESHUTDOWN].map(|errno| -i64::from(errno));
         wait_for("a process that can be upgraded", SOON, || {
-            Some(self.call("/upgrade")).filter(|called| called.rc != again)
+            Some(self.call("/upgrade")).filter(|called| !again.contains(&called.rc))
         })
     }
 
