@@ -13,6 +13,8 @@
  *   serve FD [kept] answers on every connection, or to every datagram, "PID\n" for each message, until shutdown
  *   accept FD MS    one connection, answered as by serve and closed when the client closes
  *   limit SOFT      RLIMIT_NOFILE;  fill / empty  every number that is left, or none any more
+ *   full COMMAND …  that command while no number is left. In one command, since accept(2) reserves its number before it
+ *                   waits: whoever takes the numbers from outside cannot know how many are left
  *   names N, check N   adds, or takes and compares, N memfds with names of 255 bytes of every kind
  *   getenv N, pid
  *
@@ -211,6 +213,20 @@ static int check_names(int count)
     return count;
 }
 
+static int fill(void)
+{
+    while (fills < 4096 && (filled[fills] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+        fills++;
+    return fills;
+}
+
+static int empty(void)
+{
+    while (fills > 0)
+        close(filled[--fills]);
+    return 0;
+}
+
 static int call(int argc, char **argv, char *text, size_t size)
 {
     const char *what = argv[0], *one = argc > 1 ? argv[1] : "", *two = argc > 2 ? argv[2] : "";
@@ -307,15 +323,15 @@ static int call(int argc, char **argv, char *text, size_t size)
         limit.rlim_cur = (rlim_t)fd;
         return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? 0 : -errno;
     }
-    if (!strcmp(what, "fill")) {
-        while (fills < 4096 && (filled[fills] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
-            fills++;
-        return fills;
-    }
-    if (!strcmp(what, "empty")) {
-        while (fills > 0)
-            close(filled[--fills]);
-        return 0;
+    if (!strcmp(what, "fill"))
+        return fill();
+    if (!strcmp(what, "empty"))
+        return empty();
+    if (!strcmp(what, "full")) {
+        fill();
+        rc = call(argc - 1, argv + 1, text, size);
+        empty();
+        return rc;
     }
     if (!strcmp(what, "names"))
         return add_names(fd);

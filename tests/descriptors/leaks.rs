@@ -145,12 +145,10 @@ fn a_claim_that_finds_no_number_left_loses_nothing() {
     let queued = place.connect().unwrap();
     queued.send().unwrap();
     let next = world.upgrade(&now, |next| {
-        // The command's own connection has to be open before the table is full.
-        let used = Proc(next.pid).descriptors().last().unwrap().number + 1;
-        next.ok(&format!("limit {}", used + 1));
-        let text = next.fails(&format!("listen {}", place.address), libc::EMFILE);
+        next.ok("limit 100");
+        let text = next.fails(&format!("full listen {}", place.address), libc::EMFILE);
         assert!(text.contains("EMFILE"), "{text}");
-        next.fails("take memfd", libc::EMFILE);
+        next.fails("full take memfd", libc::EMFILE);
         next.ok("limit 1024");
         let fd = place.listen(next);
         next.ok("take memfd");
