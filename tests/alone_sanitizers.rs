@@ -1,5 +1,5 @@
 //! The C programs under AddressSanitizer, UndefinedBehaviorSanitizer and valgrind, through an upgrade under load: no
-//! report. With `SHELLFLIP_DEEP=1` and a nightly toolchain, the library itself under AddressSanitizer too.
+//! report. With a nightly toolchain the library itself under AddressSanitizer too.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -213,16 +213,8 @@ fn shim() -> PathBuf {
     c_program("tests/c/pidfd_shim.c", &["-fPIC", "-shared", "-Wl,--as-needed"])
 }
 
-/// With the host as a whole under AddressSanitizer; `tests/c/host.c` is linked with the static library, which a nightly
-/// compiler has instrumented.
-#[test]
-fn address_sanitizer_finds_nothing_in_the_library() {
-    let _limit = testkit::limit(Duration::from_secs(1500));
-    let test = "address_sanitizer_finds_nothing_in_the_library";
-    if std::env::var("SHELLFLIP_DEEP").as_deref() != Ok("1") {
-        println!("SKIPPED: {test}: it builds the library anew; make deep runs it");
-        return;
-    }
+/// The static library as a nightly compiler instruments it; none without one.
+fn instrumented_library(test: &str) -> Option<PathBuf> {
     let cargo = |arguments: &[&str]| {
         let mut command = Command::new("cargo");
         // Those of the cargo that runs this test name its own toolchain.
@@ -240,7 +232,7 @@ fn address_sanitizer_finds_nothing_in_the_library() {
         println!(
             "SKIPPED: {test}: NO NIGHTLY TOOLCHAIN, so nothing has looked into the library's own memory"
         );
-        return;
+        return None;
     }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let folder = library_folder().join("asan");
@@ -251,20 +243,41 @@ fn address_sanitizer_finds_nothing_in_the_library() {
         .status()
         .unwrap();
     assert!(status.success());
-    let archive = folder.join(target).join("debug/libshellflip.a");
-    let program = folder.join("host");
+    Some(folder.join(target).join("debug/libshellflip.a"))
+}
+
+/// That program of the tests, whole under AddressSanitizer.
+fn instrumented(source: &str, archive: &Path) -> PathBuf {
+    let program = archive.with_file_name(Path::new(source).file_stem().unwrap());
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let status = Command::new("cc")
         .args(["-std=c11", "-g", "-O1", "-pthread", "-fsanitize=address", "-I"])
         .arg(root.join("include"))
-        .arg(root.join("tests/c/host.c"))
-        .arg(&archive)
+        .arg(root.join(source))
+        .arg(archive)
         .args(["-lgcc_s", "-lutil", "-lrt", "-lm", "-ldl", "-o"])
         .arg(&program)
         .status()
         .unwrap();
     assert!(status.success());
+    program
+}
+
+#[test]
+fn address_sanitizer_finds_nothing_in_the_library() {
+    let _limit = testkit::limit(Duration::from_secs(1500));
+    let test = "address_sanitizer_finds_nothing_in_the_library";
+    let Some(archive) = instrumented_library(test) else { return };
     let family = Family::new();
-    survive(&Host::start_program(&family, &program, &[]));
+    survive(&Host::start_program(&family, &instrumented("tests/c/host.c", &archive), &[]));
+    // Every call against every other one and against the end of the handle.
+    let seed = std::process::id().to_string();
+    let storm = family.program(instrumented("tests/c/storm.c", &archive));
+    let deep = std::env::var("SHELLFLIP_DEEP").as_deref() == Ok("1");
+    let rounds = if deep { "2000" } else { "300" };
+    let mut storm = storm.args([rounds, &seed]).env("STORM_LIMIT_S", "900").start();
+    let status = storm.wait(LATER * if deep { 10 } else { 2 });
+    assert!(status.success(), "seed {seed}: {status:?}\n{}", storm.output());
+    assert_no_report(&storm.output());
     family.assert_none_left(SOON);
 }

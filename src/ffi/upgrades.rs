@@ -74,10 +74,11 @@ pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
 ///
 /// -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next
 /// call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
-/// deadline; -ECONNREFUSED: it gave up; -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain;
-/// -EAGAIN: not ready yet; -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT:
-/// it could not be started; -EDEADLK on a thread that reads events with questions; -ECANCELED: `flip_free`; -ECHILD
-/// in a forked child.
+/// deadline; -ECONNREFUSED: this host refused, or the new process gave up; -EIO: the state could not be handed over;
+/// -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet; -ESHUTDOWN:
+/// stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started; -EDEADLK
+/// on a thread that reads events with questions; -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked
+/// child.
 ///
 /// # Safety
 ///
