@@ -7,13 +7,11 @@
 //! There is one count per process, in static memory, so that it can be used without the handle and survives a fork
 //! (the child starts again at nothing).
 
-use crate::signals;
 use crate::sys::futex::{futex_wait, futex_wake};
+use crate::sys::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use crate::trigger::TRIGGER;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
-
-const SHARDS: usize = 32;
 
 /// The count of this process.
 pub static CONNECTIONS: Connections = Connections::new();
@@ -25,7 +23,7 @@ struct Shard {
 }
 
 /// Open connections, and whether somebody waits for their end.
-pub struct Connections {
+pub struct Connections<const SHARDS: usize = 32> {
     shards: [Shard; SHARDS],
     /// Whether an end has to look if it was the last one.
     draining: AtomicBool,
@@ -37,21 +35,23 @@ thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-fn shard() -> usize {
+/// The shard of this thread, one of `shards`.
+fn shard(shards: usize) -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     SHARD
         .try_with(|shard| {
             if shard.get() == usize::MAX {
-                shard.set(NEXT.fetch_add(1, Relaxed) % SHARDS);
+                shard.set(NEXT.fetch_add(1, Relaxed) % shards);
             }
             shard.get()
         })
         .unwrap_or(0)
 }
 
-impl Connections {
-    const fn new() -> Connections {
-        Connections {
+impl<const SHARDS: usize> Connections<SHARDS> {
+    /// None.
+    pub const fn new() -> Self {
+        Self {
             shards: [const { Shard { begun: AtomicU64::new(0), ended: AtomicU64::new(0) } }; SHARDS],
             draining: AtomicBool::new(false),
             word: AtomicU32::new(0),
@@ -61,16 +61,16 @@ impl Connections {
     /// One more.
     #[inline]
     pub fn begin(&self) {
-        self.shards[shard()].begun.fetch_add(1, SeqCst);
+        self.shards[shard(SHARDS)].begun.fetch_add(1, SeqCst);
     }
 
     /// One less.
     #[inline]
     pub fn end(&self) {
-        self.shards[shard()].ended.fetch_add(1, SeqCst);
+        self.shards[shard(SHARDS)].ended.fetch_add(1, SeqCst);
         if self.draining.load(SeqCst) && self.count() == 0 {
             self.notify();
-            signals::wake();
+            TRIGGER.wake();
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn connections_that_end_on_other_threads_than_they_began_on_are_counted_once() {
-        let connections = Arc::new(Connections::new());
+        let connections = Arc::new(Connections::<32>::new());
         for _ in 0..4 {
             connections.begin();
         }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_count_is_never_seen_as_none_while_one_is_open() {
-        let connections = Arc::new(Connections::new());
+        let connections = Arc::new(Connections::<32>::new());
         connections.begin();
         let stop = Arc::new(AtomicBool::new(false));
         let threads: Vec<_> = (0..2)

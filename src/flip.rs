@@ -19,6 +19,7 @@ use crate::startup::Startup;
 use crate::state::State;
 use crate::supervisor::{self, Command};
 use crate::sys::fd;
+use crate::trigger::TRIGGER;
 use crate::upgrade::{Request, Shutdown};
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
@@ -205,7 +206,7 @@ impl Flip {
         }
         // Not before: a second SIGTERM meanwhile must not end the process in the middle of a hand-over.
         signals::restore();
-        signals::disconnect();
+        TRIGGER.disconnect();
         inner.freed.fire(0);
         CONNECTIONS.notify();
         let threads: Vec<JoinHandle<()>> = lock(&inner.threads).drain(..).collect();

@@ -3,9 +3,9 @@
 
 use crate::error::{Error, Result};
 use crate::flip::Flip;
+use crate::sys::sync::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst, sleep};
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static CURRENT: AtomicPtr<Flip> = AtomicPtr::new(std::ptr::null_mut());
@@ -107,7 +107,7 @@ impl Taken {
     /// Waits for the calls that are inside, then gives the handle back.
     pub fn settle(self) {
         while USERS.load(SeqCst) != 0 {
-            std::thread::sleep(std::time::Duration::from_micros(50));
+            sleep(std::time::Duration::from_micros(50));
         }
         // SAFETY: from Box::into_raw in put(); nobody is inside and nobody can enter.
         drop(unsafe { Box::from_raw(self.0) });

@@ -27,4 +27,5 @@ pub mod startup;
 mod state;
 mod supervisor;
 pub mod sys;
+mod trigger;
 pub mod upgrade;

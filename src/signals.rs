@@ -1,24 +1,21 @@
 //! Requests that come from signals, and from `flip_request`, which a handler of the host's own may call.
 //!
-//! All of it is async-signal-safe: a bit in an atomic and a write to the supervisor's wake descriptor. Handlers run
-//! on the alternate stack where there is one (Go needs that), restart system calls, keep errno, do nothing in a forked
-//! child, and call the handler that was there before.
+//! All of it is async-signal-safe ([`crate::trigger`]). Handlers run on the alternate stack where there is one (Go needs
+//! that), restart system calls, keep errno, do nothing in a forked child, and call the handler that was there before.
 
 use crate::config::Binding;
 use crate::error::{Error, Result};
+use crate::trigger::TRIGGER;
 use crate::upgrade::Request;
 use nix::errno::Errno;
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::SeqCst};
 
 const HIGHEST: usize = 64;
 
-static REQUESTS: AtomicU32 = AtomicU32::new(0);
-static WAKE: AtomicI32 = AtomicI32::new(-1);
-/// How many are between reading WAKE and having written to it.
-static WRITING: AtomicU32 = AtomicU32::new(0);
+/// The pid that handlers work for: not a forked child's.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 static TABLE: [Slot; HIGHEST + 1] = [const { Slot::new() }; HIGHEST + 1];
 
@@ -56,27 +53,12 @@ fn bit(request: Request) -> u32 {
 
 /// Asks the supervisor. Async-signal-safe. False: there is none.
 pub fn request(request: Request) -> bool {
-    REQUESTS.fetch_or(bit(request), SeqCst);
-    wake()
-}
-
-/// The supervisor looks around. Async-signal-safe. False: there is none.
-pub fn wake() -> bool {
-    WRITING.fetch_add(1, SeqCst);
-    let wake = WAKE.load(SeqCst);
-    let there = wake >= 0;
-    if there {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: the descriptor stays open while WRITING is not 0; an eventfd takes 8 bytes.
-        unsafe { libc::write(wake, one.as_ptr().cast(), one.len()) };
-    }
-    WRITING.fetch_sub(1, SeqCst);
-    there
+    TRIGGER.ask(bit(request))
 }
 
 /// What was asked for since the last call, each once.
 pub fn take_requests() -> Vec<Request> {
-    let bits = REQUESTS.swap(0, SeqCst);
+    let bits = TRIGGER.take();
     [Request::Stop, Request::Detach, Request::Upgrade]
         .into_iter()
         .filter(|one| bits & bit(*one) != 0)
@@ -85,18 +67,9 @@ pub fn take_requests() -> Vec<Request> {
 
 /// Requests go to this descriptor from now on.
 pub fn connect(wake: BorrowedFd) {
-    REQUESTS.store(0, SeqCst);
     // SAFETY: getpid has no conditions.
     OWNER.store(unsafe { libc::getpid() }, SeqCst);
-    WAKE.store(wake.as_raw_fd(), SeqCst);
-}
-
-/// Nobody writes to the wake descriptor when this returns.
-pub fn disconnect() {
-    WAKE.store(-1, SeqCst);
-    while WRITING.load(SeqCst) != 0 {
-        std::thread::yield_now();
-    }
+    TRIGGER.connect(wake);
 }
 
 /// Installs a handler for each; `ignored` tells what the process was started with. Undone when one of them fails.
@@ -147,8 +120,7 @@ pub fn restore() {
 
 /// The same in a forked child, whose signals are its own business. Async-signal-safe.
 pub fn restore_in_child() {
-    WAKE.store(-1, SeqCst);
-    WRITING.store(0, SeqCst);
+    TRIGGER.restart_in_child();
     restore();
 }
 

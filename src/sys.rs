@@ -8,4 +8,5 @@ pub mod futex;
 pub mod net;
 pub mod process;
 pub mod scm;
+pub mod sync;
 pub mod thread;

@@ -48,6 +48,7 @@ def suites():
     found = [
         Suite("unit", cargo(*LIBRARY, "--lib"), quick=True),
         Suite("kit", cargo("--package", "testkit"), quick=True),
+        Suite("interleavings", cargo("--package", "interleavings"), limit=600, quick=True),
     ]
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem
