@@ -55,11 +55,11 @@ fn no_request_fails_over_upgrades_under_full_load_and_the_client_sees_others_fai
         ["-DVERSION=1", "-DVERSION=2"].map(|version| c_program("examples/c/http_epoll.c", &[version]));
     let folder = process::temp_dir();
     let live = folder.path().join("http");
-    std::fs::copy(&programs[0], &live).expect("a copy");
+    process::copy_program(&programs[0], &live);
     let load = start(&family, &live, &[]);
     for number in 1..=UPGRADES {
         let next = folder.path().join("next");
-        std::fs::copy(&programs[number % 2], &next).expect("a copy");
+        process::copy_program(&programs[number % 2], &next);
         std::fs::rename(&next, &live).expect("a rename");
         let sent = upgrade(&load);
         assert!(sent > 0, "upgrade {number} is void: no request was sent during it");

@@ -2,12 +2,13 @@
 //! generations as there are.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 use testkit::host::{Called, Host, SOON, c_program};
-use testkit::process::{Family, Proc, Signal, TempDir, free_port, signal, temp_dir};
+use testkit::process::{
+    Family, Proc, Signal, TempDir, copy_program, free_port, signal, temp_dir, write_script,
+};
 use testkit::{wait_for, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -24,22 +25,12 @@ fn replace(path: &Path, make: impl FnOnce(&Path)) {
     fs::rename(&new, path).expect("renamed");
 }
 
-/// By a process of its own: a descriptor of ours that is open for writing would be in every child that another test
-/// forks meanwhile, and a file that somebody writes to cannot be executed (ETXTBSY).
-fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").args([from, to]).status().expect("cp");
-    assert!(status.success(), "cp {} {}", from.display(), to.display());
-}
-
 fn install(path: &Path, version: u32) {
-    replace(path, |new| copy(&build(version), new));
+    replace(path, |new| copy_program(build(version), new));
 }
 
 fn script(path: &Path, text: &str) {
-    let source = path.with_extension("text");
-    fs::write(&source, text).expect("written");
-    fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).expect("made executable");
-    replace(path, |new| copy(&source, new));
+    replace(path, |new| write_script(new, text));
 }
 
 /// `releases/1`, `releases/2` … with a server each, and a link to the first.

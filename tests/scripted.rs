@@ -304,8 +304,7 @@ fn a_shell_between_predecessor_and_host_makes_no_successor() {
     let folder = testkit::process::temp_dir();
     let wrapper = folder.path().join("wrapper");
     let host = c_program("tests/c/host.c", &[]);
-    std::fs::write(&wrapper, format!("#!/bin/sh\n{}\nexit $?\n", host.display())).unwrap();
-    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    testkit::process::write_script(&wrapper, &format!("#!/bin/sh\n{}\nexit $?\n", host.display()));
     let pair = Successor::of(&wrapper, &[], "hello:1,start,reap");
     pair.wait("ready 0 ");
     let who = pair.who();

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use testkit::process::{copy_program, write_script};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -285,7 +286,7 @@ fn a_directory_that_is_a_link_is_followed_when_it_is_used() {
     for release in ["one", "two"] {
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(release, &link).unwrap();
-        fs::copy("/bin/sleep", folder.join(release).join("app")).unwrap();
+        copy_program("/bin/sleep", folder.join(release).join("app"));
         let mut job = job(&["./app", "1000"]);
         job.program.directory = Some(CString::new(link.to_str().unwrap()).unwrap());
         let running = start(job).unwrap();
@@ -307,8 +308,7 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
     let folder = std::env::temp_dir().join(format!("spawn-fails-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let script = folder.join("script");
-    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_script(&script, "#!/no/such/interpreter\n");
     let script = script.to_str().unwrap();
     let before = descriptors_of("self");
 
@@ -667,8 +667,7 @@ fn a_script_is_started_again_with_the_same_arguments() {
     fs::create_dir_all(&folder).unwrap();
     let script = folder.join("script");
     let interpreter = std::env::current_exe().unwrap();
-    fs::write(&script, format!("#!{} --nocapture\n", interpreter.display())).unwrap();
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_script(&script, &format!("#!{} --nocapture\n", interpreter.display()));
     let (first, second) = (folder.join("first"), folder.join("second"));
     let mut command = Command::new("./script");
     command.current_dir(&folder).args(["--exact", "tell_how_this_was_started"]);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 use testkit::deadline::wait_for;
 use testkit::host::{Host, SOON, c_program, library_folder};
-use testkit::process::{Family, Proc, temp_dir};
+use testkit::process::{Family, Proc, copy_program, temp_dir};
 
 const OURS: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "SHELLFLIP_CHANNEL"];
 
@@ -216,7 +216,7 @@ fn an_upgrade_is_one_vfork_like_clone_and_no_fork() {
 fn public_copy(folder: &Path) -> std::path::PathBuf {
     std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
     let host = folder.join("host");
-    std::fs::copy(c_program("tests/c/host.c", &[]), &host).unwrap();
+    copy_program(c_program("tests/c/host.c", &[]), &host);
     std::fs::copy(library_folder().join("libshellflip.so"), folder.join("libshellflip.so.0")).unwrap();
     host
 }

@@ -333,6 +333,8 @@ static void *accept_all(void *argument)
     while ((fd = listener->counted ? flip_accept(flip, listener->fd, -1)
                                    : accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC)) >= 0)
         start(serve, fd, listener->counted);
+    if (listener->counted)
+        say("accepts no more");
     close(listener->fd);
     free(listener);
     return NULL;

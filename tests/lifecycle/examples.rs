@@ -10,7 +10,7 @@ use std::time::Duration;
 use testkit::deadline::{scaled, wait_for, wait_until};
 use testkit::host::{SOON, c_program};
 use testkit::load::{Config, Load};
-use testkit::process::{Family, Proc, Process, Signal, free_port, signal, temp_dir};
+use testkit::process::{Family, Proc, Process, Signal, copy_program, free_port, signal, temp_dir};
 
 /// What one request to stateful.c was answered: count, pid, generation. A request that is not answered is a failure.
 fn count(port: u16, name: &str) -> (u64, i32, u64) {
@@ -59,7 +59,7 @@ impl Clients {
 
 fn replace(program: &Path, by: &Path) {
     let new = program.with_extension("new");
-    std::fs::copy(by, &new).expect("a copy");
+    copy_program(by, &new);
     std::fs::rename(new, program).expect("the new program in its place");
 }
 
@@ -78,7 +78,7 @@ fn a_counter_per_client_survives_20_upgrades_a_refused_one_and_a_failed_one() {
     let (family, folder, port) = (Family::new(), temp_dir(), free_port());
     let (program, refuse) = (folder.path().join("stateful"), folder.path().join("refuse"));
     let built = c_program("examples/c/stateful.c", &[]);
-    std::fs::copy(&built, &program).expect("a copy of the example");
+    copy_program(&built, &program);
     let server =
         family.program(&program).arg(format!("tcp://127.0.0.1:{port}")).env("REFUSE", &refuse).start();
     let mut pid = serving(&server, 0);

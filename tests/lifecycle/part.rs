@@ -66,14 +66,14 @@ impl Part {
 
     /// An upgrade that works; the successor's pid.
     pub fn upgrade(&self, pid: i32) -> i32 {
-        let before = self.lines("shutdown 1").len();
+        let before = self.lines("accepts no more").len();
         let called = try_for(SOON, || {
             Some(self.call(pid, "/upgrade")).filter(|called| called.rc != minus(libc::EAGAIN))
         });
         let called = called.expect("a process that can be upgraded");
         assert!(called.rc > 0, "{called:?}\n{}", self.host.process.output());
         // Until then the old one may accept a connection more.
-        self.wait_for_lines("shutdown 1", before + 1);
+        self.wait_for_lines("accepts no more", before + 1);
         called.rc as i32
     }
 

@@ -15,7 +15,7 @@ pub use program::{Output, Process, Program, Signal, signal};
 pub use tempfile::TempDir;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A TCP port on 127.0.0.1 that was free a moment ago.
 ///
@@ -32,6 +32,30 @@ pub fn free_port() -> u16 {
 /// When it cannot be made.
 pub fn temp_dir() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("shellflip-test-").tempdir().expect("a temporary directory")
+}
+
+/// Copies a program, by a process of its own: a descriptor of ours that is open for writing would be in every child that
+/// another test forks meanwhile, and a file that somebody writes to cannot be executed (ETXTBSY).
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let status = std::process::Command::new("cp").args([from, to]).status().expect("cp");
+    assert!(status.success(), "cp {} {}", from.display(), to.display());
+}
+
+/// Makes a script that can be executed, in the same way.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_script(path: impl AsRef<Path>, text: &str) {
+    let path = path.as_ref();
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"", &path.to_string_lossy(), text])
+        .status()
+        .expect("sh");
+    assert!(status.success(), "writing {}", path.display());
 }
 
 /// A program of the kit; built here, unless the test runs without cargo.
