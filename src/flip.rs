@@ -174,7 +174,7 @@ impl Flip {
             return Err(error);
         }
         // Last of all: a call that fails changes nothing.
-        for name in &inherited.remove {
+        for name in inherited.remove.iter().filter(|_| !flip.0.config.leave_environment) {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment; the
             // library's read it through std alone.
             unsafe { std::env::remove_var(name) };
@@ -409,7 +409,7 @@ impl Flip {
     }
 
     /// Whether shutdown has fired. A forked child is told by the latch alone.
-    pub(crate) fn is_shut_down(&self) -> bool {
+    pub fn is_shut_down(&self) -> bool {
         if self.0.published.shutdown.load(SeqCst) != 0 {
             return true;
         }
@@ -427,6 +427,11 @@ impl Flip {
         let told = || self.0.shutdown.reason().and_then(shutdown_from);
         let kind = published.or_else(told).unwrap_or(Shutdown::Stop);
         supervisor::outlives(self.keep_of(listener), kind)
+    }
+
+    /// Whether connections of this listener are counted: all but those of a `keep=` listener are.
+    pub fn counts(&self, listener: BorrowedFd) -> bool {
+        self.keep_of(listener) == Keep::None
     }
 
     /// What the host said of this listener at `flip_listen`.

@@ -48,6 +48,7 @@ def suites():
     found = [
         Suite("unit", cargo(*LIBRARY, "--lib"), quick=True),
         Suite("kit", cargo("--package", "testkit"), quick=True),
+        Suite("rust", cargo("--package", "graceflip", "--all-features")),
     ]
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem
