@@ -35,6 +35,12 @@ use std::time::{Duration, Instant};
 #[derive(Clone)]
 pub struct Flip(Arc<Inner>);
 
+impl std::fmt::Debug for Flip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flip").field("generation", &self.0.generation).finish_non_exhaustive()
+    }
+}
+
 /// What the host's threads and the supervisor share.
 pub(crate) struct Inner {
     pub generation: u32,
@@ -403,8 +409,23 @@ impl Flip {
         self.0.shutdown.reader()
     }
 
+    /// Readable once the process is detached, for ever. Borrowed.
+    pub fn detached_fd(&self) -> BorrowedFd<'_> {
+        self.0.detached.reader()
+    }
+
+    /// Readable once [`Flip::ready`] has returned, for ever. Borrowed.
+    pub fn ready_fd(&self) -> BorrowedFd<'_> {
+        self.0.ready.reader()
+    }
+
+    /// Whether [`Flip::ready`] has returned.
+    pub fn is_ready(&self) -> bool {
+        self.0.published.ready.load(SeqCst)
+    }
+
     /// Readable once the handle is freed.
-    pub(crate) fn freed_fd(&self) -> BorrowedFd<'_> {
+    pub fn freed_fd(&self) -> BorrowedFd<'_> {
         self.0.freed.reader()
     }
 
@@ -418,6 +439,11 @@ impl Flip {
             self.close_copies_in_child();
         }
         fired
+    }
+
+    /// Why shutdown has fired, if it has.
+    pub fn shutdown_kind(&self) -> Option<Shutdown> {
+        shutdown_from(self.0.published.shutdown.load(SeqCst))
     }
 
     /// Whether this listener goes on although shutdown has fired.

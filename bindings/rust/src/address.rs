@@ -50,6 +50,13 @@ impl Address {
         self
     }
 
+    /// Whether it was given.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_option(&self, key: &str) -> bool {
+        let query = self.0.split_once('?').map_or("", |(_, query)| query);
+        query.split('&').any(|option| option.split('=').next() == Some(key))
+    }
+
     /// The text that the library reads, with this scheme where the address has none.
     pub(crate) fn with_scheme(&self, scheme: &str) -> crate::Result<String> {
         let slashes = if scheme.starts_with("unix") { "" } else { "//" };

@@ -40,6 +40,12 @@ impl Builder {
         self
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn refused(mut self, problem: Error) -> Builder {
+        self.problem.get_or_insert(problem);
+        self
+    }
+
     /// What a signal asks for. Default: SIGUSR1 upgrades, SIGTERM and SIGINT stop (SIGINT not where it was ignored at the
     /// start).
     pub fn signal(self, signal: impl Into<i32>, request: Request) -> Builder {

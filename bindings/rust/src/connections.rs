@@ -26,6 +26,12 @@ impl ConnectionGuard {
         ConnectionGuard::begun(true)
     }
 
+    /// Of a listener that outlives shutdown.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn uncounted() -> ConnectionGuard {
+        ConnectionGuard { handle: None }
+    }
+
     /// One that the library has counted, or does not count.
     fn begun(counted: bool) -> ConnectionGuard {
         ConnectionGuard { handle: counted.then(|| HANDLE.load(SeqCst)) }

@@ -120,6 +120,20 @@ impl Error {
         Error(shellflip::error::Error::Canceled(text.into()))
     }
 
+    #[cfg(feature = "tokio-util")]
+    pub(crate) fn timed_out() -> Error {
+        Error(shellflip::error::Error::TimedOut)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn io(what: &str, error: &io::Error) -> Error {
+        use shellflip::error::Error as Core;
+        Error(match error.raw_os_error() {
+            Some(number) => Core::system_raw(what, number),
+            None => Core::Invalid(format!("{what}: {error}")),
+        })
+    }
+
     /// A signal handler ran while the call waited: it is made again, as std does.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.0 == shellflip::error::Error::Interrupted

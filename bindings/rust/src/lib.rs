@@ -56,6 +56,8 @@ mod error;
 mod events;
 mod flip;
 mod hooks;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use address::Address;
 pub use builder::Builder;
