@@ -120,7 +120,7 @@ impl Error {
         Error(shellflip::error::Error::Canceled(text.into()))
     }
 
-    #[cfg(feature = "tokio-util")]
+    #[cfg(feature = "tokio")]
     pub(crate) fn timed_out() -> Error {
         Error(shellflip::error::Error::TimedOut)
     }

@@ -169,6 +169,21 @@ impl Flip {
         Ok(core.drain(now())?)
     }
 
+    /// Runs a server to its end: without a limit while it serves, at most this long once shutdown has begun, since graceful
+    /// shutdowns of servers know no end of their own. [`ErrorKind::TimedOut`]: it was cut.
+    pub async fn bounded<F: Future>(&self, server: F, limit: Duration) -> Result<F::Output> {
+        let (signal, mut server) = (self.shutdown_signal()?, std::pin::pin!(server));
+        let mut cut = std::pin::pin!(async move {
+            signal.wait().await;
+            ::tokio::time::sleep(limit).await;
+        });
+        poll_fn(|context| match server.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => cut.as_mut().poll(context).map(|()| Err(Error::timed_out())),
+        })
+        .await
+    }
+
     /// [`Flip::state`]: a reader for async code.
     pub async fn state_async(&self) -> Result<Option<StateReader>> {
         let core = self.core()?.clone();
