@@ -13,17 +13,18 @@ MAJOR   := $(firstword $(subst ., ,$(VERSION)))
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
 C_OUT   := $(TARGET)/c
+RUST_OUT := $(TARGET)/rust-http
 WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: help setup build header examples demo check test deep bench install uninstall clean
+.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install, or name, what build and tests need
 	@tools/setup
@@ -56,6 +57,16 @@ demo: examples ## replace a loaded HTTP server 20 times, and fail to twice, and 
 	$(RELEASE)/flipdemo --v1 $(C_OUT)/http_v1 --v2 $(C_OUT)/http_v2 --crash $(C_OUT)/http_crash \
 		--hang $(C_OUT)/http_hang --upgrades 20 --connections 32
 
+$(RUST_OUT)/%: FORCE
+	@mkdir -p $(@D)
+	VERSION=$* cargo build --profile demo --package graceflip --example http
+	cp $(TARGET)/demo/examples/http $@
+
+demo-rust: $(RUST_OUT)/1 $(RUST_OUT)/2 $(RUST_OUT)/crash $(RUST_OUT)/hang ## the same with the server written in Rust
+	cargo build --release --package testkit --bin flipdemo
+	$(RELEASE)/flipdemo --v1 $(RUST_OUT)/1 --v2 $(RUST_OUT)/2 --crash $(RUST_OUT)/crash --hang $(RUST_OUT)/hang \
+		--upgrades 20 --connections 32
+
 check: ## format, lints, C warnings, header, README, quick tests: in three minutes
 	@tools/setup
 	cargo fmt --all --check
@@ -65,6 +76,8 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
+	for readme in README.md bindings/rust/README.md; do \
+		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
 	python3 tests/run.py --quick
 
 test: examples ## every test

@@ -12,7 +12,36 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long to leave a full descriptor table alone before the next try.
-const EXHAUSTED: Duration = Duration::from_millis(20);
+pub const EXHAUSTED: Duration = Duration::from_millis(20);
+
+/// What to do about an accept(2) that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// It was the new connection's network, a caller that went away, or a signal handler.
+    AtOnce,
+    /// Something is exhausted that other connections will give back.
+    Later,
+    /// It is the listener.
+    Never,
+}
+
+/// The same for everybody who accepts; EAGAIN is not asked about.
+pub fn retry(errno: i32) -> Retry {
+    match Errno::from_raw(errno) {
+        // EPERM: a firewall that refuses this one, or a security module that refuses all.
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EPERM => Retry::Later,
+        Errno::EINTR
+        | Errno::ECONNABORTED
+        | Errno::EPROTO
+        | Errno::ENETDOWN
+        | Errno::ENOPROTOOPT
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::EHOSTUNREACH
+        | Errno::ENETUNREACH => Retry::AtOnce,
+        _ => Retry::Never,
+    }
+}
 
 impl Flip {
     /// Waits for a connection: blocking, CLOEXEC, above 2, and counted; [`Flip::conn_end`] ends it
@@ -34,10 +63,12 @@ impl Flip {
                 Ok(connection) => return Ok(connection),
                 Err(errno) => errno,
             };
-            match errno {
-                Errno::EAGAIN => self.wait_for_listener(Some(listener), kept, deadline)?,
-                // EPERM: a firewall that refuses this one, or a security module that refuses all.
-                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EPERM => {
+            if errno == Errno::EAGAIN {
+                self.wait_for_listener(Some(listener), kept, deadline)?;
+                continue;
+            }
+            match retry(errno as i32) {
+                Retry::Later => {
                     let soon = Instant::now() + EXHAUSTED;
                     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
                     match self.wait_for_listener(None, kept, Some(until)) {
@@ -46,17 +77,8 @@ impl Flip {
                         other => other?,
                     }
                 }
-                // accept(2): network errors of the new connection, and a caller that went away.
-                Errno::EINTR
-                | Errno::ECONNABORTED
-                | Errno::EPROTO
-                | Errno::ENETDOWN
-                | Errno::ENOPROTOOPT
-                | Errno::EHOSTDOWN
-                | Errno::ENONET
-                | Errno::EHOSTUNREACH
-                | Errno::ENETUNREACH => {}
-                errno => return Err(failed(errno)),
+                Retry::AtOnce => {}
+                Retry::Never => return Err(failed(errno)),
             }
         }
     }

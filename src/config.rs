@@ -21,6 +21,8 @@ pub struct Config {
     pub(crate) probation: Option<Duration>,
     /// The events that the host will read: bits of [`crate::events::Kind`].
     pub(crate) events: u32,
+    /// Leave the variables that were meant for this process where they are.
+    pub(crate) leave_environment: bool,
 }
 
 /// One signal and what it asks for.
@@ -47,6 +49,7 @@ impl Default for Config {
             hard_stop: None,
             probation: None,
             events: 0,
+            leave_environment: false,
         }
     }
 }
@@ -107,6 +110,12 @@ impl Config {
         }
         self.events = mask;
         Ok(())
+    }
+
+    /// Leave the variables that were meant for this process in the environment, for a host that has threads already which
+    /// may read it. They name the pid that they are for, so that a grandchild does not take them for its own.
+    pub fn set_leave_environment(&mut self, leave: bool) {
+        self.leave_environment = leave;
     }
 
     /// How many older generations may still drain while a further upgrade starts; 0: none.

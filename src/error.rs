@@ -146,6 +146,11 @@ impl Error {
         Error::System { what: what.into(), errno }
     }
 
+    /// The same for an errno as std has it.
+    pub fn system_raw(what: impl Into<String>, errno: i32) -> Error {
+        Error::system(what, Errno::from_raw(errno))
+    }
+
     /// An upgrade, or the request for one, failed.
     pub fn upgrade(failure: Failure, text: impl Into<String>) -> Error {
         Error::Upgrade { failure, errno: failure.errno(), text: text.into() }

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Failure, Result};
 use crate::flip::{Inner, lock};
+pub use crate::log::Level;
 use crate::supervisor::Command;
 use crate::sys::fd;
 use crate::upgrade::Question;
@@ -52,6 +53,8 @@ pub struct HostEvent {
     pub text: String,
     /// FAILED: how.
     pub failure: Failure,
+    /// LOG: how much it matters.
+    pub level: Level,
     /// STATE: where to write.
     pub state: Option<OwnedFd>,
     question: Option<Open>,
@@ -83,7 +86,14 @@ impl Ticket {
 impl HostEvent {
     /// One that only tells.
     pub(crate) fn tells(kind: Kind, failure: Failure, text: String) -> HostEvent {
-        HostEvent { kind, text, failure, state: None, question: None }
+        HostEvent { kind, text, failure, level: Level::Info, state: None, question: None }
+    }
+
+    /// A line for the log.
+    pub(crate) fn line(level: Level, text: String) -> HostEvent {
+        let mut event = HostEvent::tells(Kind::Log, Failure::None, text);
+        event.level = level;
+        event
     }
 
     /// One that asks.
@@ -99,7 +109,7 @@ impl HostEvent {
             Question::State => Kind::State,
         };
         let open = Open { question, ticket: Arc::clone(ticket), inner: Arc::downgrade(inner) };
-        HostEvent { kind, text, failure: Failure::None, state, question: Some(open) }
+        HostEvent { kind, text, failure: Failure::None, level: Level::Info, state, question: Some(open) }
     }
 
     /// The host's answer. `EALREADY` the second time, `ESTALE` when nobody waits for it any more, `EINVAL` for an event

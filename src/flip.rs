@@ -36,6 +36,12 @@ use std::time::{Duration, Instant};
 #[derive(Clone)]
 pub struct Flip(Arc<Inner>);
 
+impl std::fmt::Debug for Flip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flip").field("generation", &self.0.generation).finish_non_exhaustive()
+    }
+}
+
 /// What the host's threads and the supervisor share.
 pub(crate) struct Inner {
     pub generation: u32,
@@ -175,7 +181,7 @@ impl Flip {
             return Err(error);
         }
         // Last of all: a call that fails changes nothing.
-        for name in &inherited.remove {
+        for name in inherited.remove.iter().filter(|_| !flip.0.config.leave_environment) {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment; the
             // library's read it through std alone.
             unsafe { std::env::remove_var(name) };
@@ -404,13 +410,28 @@ impl Flip {
         self.0.shutdown.reader()
     }
 
+    /// Readable once the process is detached, for ever. Borrowed.
+    pub fn detached_fd(&self) -> BorrowedFd<'_> {
+        self.0.detached.reader()
+    }
+
+    /// Readable once [`Flip::ready`] has returned, for ever. Borrowed.
+    pub fn ready_fd(&self) -> BorrowedFd<'_> {
+        self.0.ready.reader()
+    }
+
+    /// Whether [`Flip::ready`] has returned.
+    pub fn is_ready(&self) -> bool {
+        self.0.published.ready.load(SeqCst)
+    }
+
     /// Readable once the handle is freed.
-    pub(crate) fn freed_fd(&self) -> BorrowedFd<'_> {
+    pub fn freed_fd(&self) -> BorrowedFd<'_> {
         self.0.freed.reader()
     }
 
     /// Whether shutdown has fired. A forked child is told by the latch alone.
-    pub(crate) fn is_shut_down(&self) -> bool {
+    pub fn is_shut_down(&self) -> bool {
         if self.0.published.shutdown.load(SeqCst) != 0 {
             return true;
         }
@@ -421,6 +442,11 @@ impl Flip {
         fired
     }
 
+    /// Why shutdown has fired, if it has.
+    pub fn shutdown_kind(&self) -> Option<Shutdown> {
+        shutdown_from(self.0.published.shutdown.load(SeqCst))
+    }
+
     /// Whether this listener goes on although shutdown has fired.
     pub(crate) fn outlives_shutdown(&self, listener: BorrowedFd) -> bool {
         // The latch fires last: until then only what was published tells the kind.
@@ -428,6 +454,11 @@ impl Flip {
         let told = || self.0.shutdown.reason().and_then(shutdown_from);
         let kind = published.or_else(told).unwrap_or(Shutdown::Stop);
         supervisor::outlives(self.keep_of(listener), kind)
+    }
+
+    /// Whether connections of this listener are counted: all but those of a `keep=` listener are.
+    pub fn counts(&self, listener: BorrowedFd) -> bool {
+        self.keep_of(listener) == Keep::None
     }
 
     /// What the host said of this listener at `flip_listen`.

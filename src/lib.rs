@@ -3,7 +3,7 @@
 //! The map of the house. Arrows run downwards: `ffi` and the bindings → `flip` → `supervisor` → `upgrade`, `spawn`,
 //! `channel`, … → `error`. Nothing outside `ffi` knows that C exists.
 
-mod accept;
+pub mod accept;
 pub mod address;
 pub mod channel;
 pub mod config;

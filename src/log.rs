@@ -1,8 +1,7 @@
 //! Lines for the person at 3 a.m.: silent unless `SHELLFLIP_LOG` is set to `error`, `info` or `debug`, then to stderr. A host
 //! that subscribed to LOG events gets them, whatever the variable says.
 
-use crate::error::Failure;
-use crate::events::{HostEvent, Kind, Queue};
+use crate::events::{HostEvent, Queue};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, Weak};
 
@@ -46,7 +45,7 @@ pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
         Level::Error | Level::Info => SINK.lock().unwrap_or_else(PoisonError::into_inner).upgrade(),
     };
     if let Some(queue) = subscribed {
-        queue.push(HostEvent::tells(Kind::Log, Failure::None, line.to_string()));
+        queue.push(HostEvent::line(level, line.to_string()));
     }
     if level as u8 <= LEVEL.load(Relaxed) {
         let text = format!("shellflip[{}]: {line}\n", std::process::id());

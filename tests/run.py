@@ -24,6 +24,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-logs"
+WEB = str(LOGS.with_name("rust-web"))
 LIBRARY = ["--package", "libshellflip", "--features", "faults"]
 TAIL_LINES = 60
 BUILD_LIMIT = 1800
@@ -49,6 +50,11 @@ def suites():
         Suite("unit", cargo(*LIBRARY, "--lib"), quick=True),
         Suite("kit", cargo("--package", "testkit"), quick=True),
         Suite("interleavings", cargo("--package", "interleavings"), limit=600, quick=True),
+        # With the faults as all others: builds with and without share one libshellflip.so, and cargo takes the one for the
+        # other.
+        Suite("rust", cargo("--package", "graceflip", "--all-features", "--features", "shellflip/faults")),
+        # In a workspace of its own, which nothing else has to build.
+        Suite("rust-web", cargo("--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
     ]
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem

@@ -7,7 +7,7 @@ use crate::process::{Family, Output, Process, Program};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +18,17 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub fn library_folder() -> PathBuf {
     let deps =
         std::env::current_exe().expect("the test's own path").parent().expect("a folder").to_path_buf();
+    // Cargo keeps one file for builds with and without the faults, and may take the one for the other.
+    static HAS_FAULTS: OnceLock<bool> = OnceLock::new();
+    let has_faults = || {
+        let mut grep = Command::new("grep");
+        grep.args(["-qF", "SHELLFLIP_FAULT_LOG"]).arg(deps.join("libshellflip.so"));
+        grep.status().is_ok_and(|status| status.success())
+    };
+    assert!(
+        *HAS_FAULTS.get_or_init(has_faults),
+        "libshellflip.so was built without the feature `faults` since: touch src/lib.rs, and build it with that again"
+    );
     let soname = deps.join("libshellflip.so.0");
     if !soname.exists() {
         let _ = std::os::unix::fs::symlink("libshellflip.so", soname);

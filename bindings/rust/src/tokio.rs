@@ -1,0 +1,220 @@
+//! For programs on tokio: the same handle, awaited.
+//!
+//! ```no_run
+//! use graceflip::Flip;
+//! use graceflip::tokio::{StopOnShutdown, next};
+//! use std::time::Duration;
+//! use tokio::io::AsyncWriteExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), graceflip::Error> {
+//! let flip = Flip::builder().build()?;
+//! let mut connections = flip.tcp_stream(StopOnShutdown::Yes, "127.0.0.1:8080")?;
+//! flip.ready_async().await?;
+//! while let Some(connection) = next(&mut connections).await {
+//!     let mut connection = connection.expect("a connection"); // counted until it is dropped
+//!     tokio::spawn(async move { connection.write_all(b"hello\n").await });
+//! }
+//! flip.drain_async(Duration::from_secs(30)).await
+//! # }
+//! ```
+//!
+//! [`Flip::shutdown`], [`Flip::drain_async`] and the streams register a copy of one of the library's descriptors with the runtime
+//! they are used in; nothing here needs a runtime of its own, and any number of runtimes may use one handle. The
+//! runtime's I/O must be enabled, and its time where a function takes a duration.
+
+mod connections;
+mod coordinator;
+mod hooks;
+mod signal;
+mod stoppable;
+#[cfg(feature = "tokio-util")]
+mod tracker;
+
+pub use connections::{Accepts, Connections, Counted};
+pub use coordinator::{ShutdownCoordinator, ShutdownHandle};
+pub use hooks::StateReader;
+pub use signal::ShutdownSignal;
+pub use stoppable::{StopOnShutdown, Stoppable, next};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::Event;
+use crate::flip::{Flip, Shutdown};
+use ::tokio::io::Interest;
+use ::tokio::io::unix::AsyncFd;
+use std::future::poll_fn;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// A copy of one of the library's descriptors, known to the runtime. A copy, since a runtime takes each descriptor
+/// once.
+#[derive(Debug)]
+pub(crate) struct Watched(AsyncFd<OwnedFd>);
+
+impl Watched {
+    #[allow(
+        deprecated,
+        reason = "its replacement is unsafe, for types that may change their descriptor; OwnedFd does not"
+    )]
+    pub fn new(descriptor: BorrowedFd<'_>) -> Result<Watched> {
+        ::tokio::runtime::Handle::try_current()
+            .map_err(|_| Error::invalid("this needs a tokio runtime, and there is none here"))?;
+        let watch = || AsyncFd::with_interest(descriptor.try_clone_to_owned()?, Interest::READABLE);
+        watch()
+            .map(Watched)
+            .map_err(|error: std::io::Error| Error::io("cannot wait for a descriptor", &error))
+    }
+
+    /// Of latches, which stay readable: any number of tasks may wait.
+    pub async fn fired(&self) {
+        // An error is the runtime's end, after which nobody is polled.
+        let _ = self.0.readable().await;
+    }
+
+    /// The same, for one task at a time.
+    pub fn poll_fired(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_read_ready(context).map(drop)
+    }
+
+    /// Of descriptors that somebody reads empty: waits until there may be something new.
+    async fn look_again(&self) {
+        if let Ok(mut guard) = self.0.readable().await {
+            guard.clear_ready();
+        }
+    }
+}
+
+/// Now: for calls that shall only look.
+fn now() -> Option<Instant> {
+    Some(Instant::now())
+}
+
+/// What was asked without waiting; none if it is not there yet.
+fn there<T>(result: shellflip::error::Result<T>) -> Option<Result<T>> {
+    match result.map_err(Error::from) {
+        Err(error) if error.kind() == ErrorKind::TimedOut || error.is_interrupted() => None,
+        result => Some(result),
+    }
+}
+
+/// A call that waits in the core, on one of the runtime's threads for such calls.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match ::tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::canceled("the runtime ended meanwhile")),
+    }
+}
+
+impl Flip {
+    /// Waits until shutdown begins, and says why; a detach is reported once. The first thing to do then is to drop
+    /// listeners, which the streams of this module do by themselves. May be dropped at any time.
+    ///
+    /// For many waiters there is [`Flip::shutdown_signal`], which costs one descriptor for all its clones.
+    pub async fn shutdown(&self) -> Result<Shutdown> {
+        let core = self.core()?;
+        let (shutdown, detached) = (Watched::new(core.shutdown_fd())?, Watched::new(core.detached_fd())?);
+        let freed = Watched::new(core.freed_fd())?;
+        let mut told_of_detach = false;
+        loop {
+            if let Some(result) = there(core.wait_shutdown(now())) {
+                return result.map(Shutdown::from);
+            }
+            poll_fn(|context| {
+                if !told_of_detach && detached.poll_fired(context).is_ready() {
+                    // Either the next look tells it, or it was told before, and this stays readable.
+                    told_of_detach = true;
+                    return Poll::Ready(());
+                }
+                match (shutdown.poll_fired(context), freed.poll_fired(context)) {
+                    (Poll::Pending, Poll::Pending) => Poll::Pending,
+                    _ => Poll::Ready(()),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// [`Flip::ready`]. It goes on when it is dropped before it has returned, so do not: a process that may serve has to.
+    pub async fn ready_async(&self) -> Result<()> {
+        let core = self.core()?.clone();
+        blocking(move || Ok(core.ready(None)?)).await
+    }
+
+    /// [`Flip::upgrade`]. The upgrade goes on when it is dropped.
+    pub async fn upgrade_async(&self) -> Result<u32> {
+        let core = self.core()?.clone();
+        blocking(move || crate::flip::retry(|| core.upgrade(None))).await.map(i32::unsigned_abs)
+    }
+
+    /// [`Flip::drain`]. May be dropped at any time.
+    pub async fn drain_async(&self, limit: Duration) -> Result<()> {
+        let core = self.core()?;
+        if let Some(result) = there(core.drain(now())) {
+            return result;
+        }
+        let drained = Watched::new(core.drained_fd()?)?;
+        let freed = Watched::new(core.freed_fd())?;
+        let either = poll_fn(|context| match (drained.poll_fired(context), freed.poll_fired(context)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            _ => Poll::Ready(()),
+        });
+        // Whoever comes first, the core says how it went: a limit that passed is TimedOut there too.
+        if limit == Duration::MAX {
+            either.await
+        } else {
+            _ = ::tokio::time::timeout(limit, either).await
+        }
+        Ok(core.drain(now())?)
+    }
+
+    /// Runs a server to its end: without a limit while it serves, at most this long once shutdown has begun, since graceful
+    /// shutdowns of servers know no end of their own. [`ErrorKind::TimedOut`]: it was cut.
+    pub async fn bounded<F: Future>(&self, server: F, limit: Duration) -> Result<F::Output> {
+        let (signal, mut server) = (self.shutdown_signal()?, std::pin::pin!(server));
+        let mut cut = std::pin::pin!(async move {
+            signal.wait().await;
+            ::tokio::time::sleep(limit).await;
+        });
+        poll_fn(|context| match server.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => cut.as_mut().poll(context).map(|()| Err(Error::timed_out())),
+        })
+        .await
+    }
+
+    /// [`Flip::state`]: a reader for async code.
+    pub async fn state_async(&self) -> Result<Option<StateReader>> {
+        let core = self.core()?.clone();
+        let state = blocking(move || crate::flip::retry(|| core.take_state(None))).await;
+        match state {
+            Ok(state) => Ok(Some(StateReader::new(state.into()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the predecessor has exited. May be dropped at any time.
+    pub async fn predecessor_exited(&self) -> Result<()> {
+        Watched::new(self.predecessor_fd()?)?.fired().await;
+        Ok(())
+    }
+
+    /// [`Flip::next_event`]. May be dropped at any time: no event is lost.
+    pub async fn next_event_async(&self) -> Result<Event> {
+        let core = self.core()?;
+        let (bell, freed) = (Watched::new(core.event_fd()?)?, Watched::new(core.freed_fd())?);
+        loop {
+            if let Some(event) = there(core.next_event(now())) {
+                return Event::new(event?);
+            }
+            let mut again = std::pin::pin!(bell.look_again());
+            poll_fn(|context| match (again.as_mut().poll(context), freed.poll_fired(context)) {
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                _ => Poll::Ready(()),
+            })
+            .await;
+        }
+    }
+}

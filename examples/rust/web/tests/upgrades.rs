@@ -1,0 +1,68 @@
+//! hyper, axum and tonic servers are replaced ten times under keep-alive load, HTTP/1.1 and HTTP/2 at once: no request
+//! fails.
+
+mod http2;
+
+use http2::Http2;
+use std::time::Duration;
+use testkit::deadline::wait_until;
+use testkit::load::{Address, Config, Load};
+use testkit::process::{Family, Proc, Signal, free_port, signal};
+
+const SOON: Duration = Duration::from_secs(10);
+/// Longer than any pause of these clients on a machine that is busy, shorter than a test's patience.
+const GRACE_MS: &str = "1000";
+
+fn upgrades(program: &str, grpc: bool) {
+    let _limit = testkit::limit(Duration::from_secs(240));
+    let (family, port) = (Family::new(), free_port());
+    let address: Address = format!("tcp://127.0.0.1:{port}").parse().expect("an address");
+    let program = family.program(program).arg(address.to_string()).env("IDLE_GRACE_MS", GRACE_MS);
+    let mut server = program.start();
+    server.wait_until("it answers", SOON, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let http1 = (!grpc)
+        .then(|| Load::start(Config::http(address).connections(8).streams(2).prefix("{")).expect("a load"));
+    let http2 = Http2::start(port, if grpc { http2::Asks::Grpc } else { http2::Asks::Http });
+    let mut pid = server.pid();
+    for number in 1..=10 {
+        wait_until("answers of the one that serves", SOON, || http2.newest() == Some(pid));
+        let (mark, answered) = (http1.as_ref().map(Load::mark), http2.answered());
+        signal(pid, Signal::SIGUSR1);
+        wait_until("answers of another", SOON, || http2.newest().is_some_and(|newest| newest != pid));
+        let next = http2.newest().expect("a pid");
+        wait_until("the old process has exited", SOON * 4, || !Proc(pid).alive());
+        assert!(http2.answered() > answered, "upgrade {number} is void: no HTTP/2 request was answered");
+        if let (Some(load), Some(mark)) = (&http1, mark) {
+            assert!(load.between(mark, load.mark()).sent > 0, "upgrade {number} is void for HTTP/1.1");
+            wait_until("it answers HTTP/1.1", SOON, || {
+                load.seen().last().is_some_and(|seen| seen.identity.pid == next)
+            });
+        }
+        pid = next;
+    }
+    let sums = http2.stop();
+    assert!(sums.failures.is_empty(), "{} answered, {:#?}", sums.answered, sums.failures);
+    assert!(sums.goaway >= 10, "{sums:?}: connections that were told to go elsewhere");
+    if let Some(load) = http1 {
+        load.stop().assert_clean();
+    }
+    signal(pid, Signal::SIGTERM);
+    family.wait_gone(pid, SOON);
+    drop(server);
+    family.assert_none_left(SOON);
+}
+
+#[test]
+fn hyper_loses_no_request_of_http_1_and_http_2() {
+    upgrades(env!("CARGO_BIN_EXE_hyper"), false);
+}
+
+#[test]
+fn axum_loses_no_request_of_http_1_and_http_2() {
+    upgrades(env!("CARGO_BIN_EXE_axum"), false);
+}
+
+#[test]
+fn tonic_loses_no_call() {
+    upgrades(env!("CARGO_BIN_EXE_tonic"), true);
+}
