@@ -4,6 +4,7 @@
 use crate::address::Address;
 use crate::channel::Keep;
 use crate::config::Config;
+use crate::control::socket::Sockets;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Failure, Result};
 use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
@@ -132,11 +133,15 @@ impl Flip {
         // Before anything is opened here, which could get the number of a descriptor that is named and missing.
         let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
         let startup = Startup::capture()?;
+        let mut control = None;
         let (predecessor, generation, state_promised, registry) = match inherited.inheritance {
             Inheritance::Fresh { listen_fds } => (None, 0, false, Registry::fresh(listen_fds)),
             Inheritance::Upgrade(upgrade) => {
                 let (generation, promised) = (upgrade.hello.generation, upgrade.hello.state_promised);
-                let registry = Registry::inherited(upgrade.descriptors);
+                let (marked, table): (Vec<_>, Vec<_>) =
+                    upgrade.descriptors.into_iter().partition(|(entry, _)| entry.control);
+                control = marked.into_iter().next();
+                let registry = Registry::inherited(table);
                 (Some((upgrade.channel, upgrade.hello)), generation, promised, registry)
             }
         };
@@ -169,14 +174,13 @@ impl Flip {
         if inner.asks(Kind::Log) {
             crate::log::subscribe(Arc::downgrade(&inner.events));
         }
-        let threads = supervisor::start(&inner, inbox, predecessor)?;
+        let wanted = inner.config.control.as_ref();
+        let control = Sockets::open(wanted, control, &mut lock(&inner.registry))?;
+        let threads = supervisor::start(&inner, inbox, predecessor, control)?;
         *lock(&inner.threads) = threads;
         signals::connect(inner.wake.as_fd());
         let flip = Flip(inner);
-        let ignored = flip.0.startup.signals.ignored;
-        if let Err(error) =
-            signals::install(&flip.0.config.signals, |signal| ignored & (1 << (signal as u64 - 1)) != 0)
-        {
+        if let Err(error) = signals::install(&flip.0.config.signals, flip.0.startup.signals.ignored) {
             let _ = flip.free();
             return Err(error);
         }
@@ -364,6 +368,19 @@ impl Flip {
                     UNFINISHED.set(Some((handle, pending)));
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// What this process is and does, as one line of JSON; the keys are in `docs/control.md`. In every state.
+    pub fn status(&self) -> Result<String> {
+        self.alone("flip_status")?;
+        let (answer, pending) = reply()?;
+        self.0.send(Command::Status(answer));
+        loop {
+            match pending.wait(self.0.freed.reader(), None) {
+                Err(Error::Interrupted) => {}
+                result => return result,
             }
         }
     }

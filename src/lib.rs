@@ -7,6 +7,7 @@ pub mod accept;
 pub mod address;
 pub mod channel;
 pub mod config;
+pub mod control;
 mod drain;
 pub mod error;
 pub mod events;

@@ -27,24 +27,24 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
 }
 
 fn entry(name: &[u8]) -> TableEntry {
-    TableEntry { name: name.to_vec(), listener: false, owner: None, keep: Keep::None }
+    TableEntry { name: name.to_vec(), listener: false, owner: None, keep: Keep::None, control: false }
 }
 
 fn hello(table: Vec<TableEntry>) -> Hello {
     Hello {
         nonce: Nonce([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         generation: 3,
-        predecessor: Process { pid: 4711, start: 123_456_789, pidfd: some_fd() },
+        predecessor: Process { pid: 4711, start: 123_456_789, pidfd: some_fd(), generation: Some(2) },
         commit_deadline: 70_000_000_000,
         state_promised: true,
         table,
-        drainers: vec![Process { pid: 4700, start: 123_450_000, pidfd: some_fd() }],
+        drainers: vec![Process { pid: 4700, start: 123_450_000, pidfd: some_fd(), generation: None }],
     }
 }
 
 fn documented_hello() -> Hello {
     let path = PathOwner { path: "/run/a.sock".into(), dev: 26, ino: 5150 };
-    let unix = TableEntry { name: b"health".to_vec(), listener: true, owner: Some(path), keep: Keep::Always };
+    let unix = TableEntry { listener: true, owner: Some(path), keep: Keep::Always, ..entry(b"health") };
     hello(vec![TableEntry { listener: true, ..entry(b"tcp://127.0.0.1:8080") }, unix, entry(b"\xff:data")])
 }
 

@@ -436,6 +436,8 @@ int main(void)
         flip_config_set_drain_timeout(config, (uint64_t)option("DRAIN_TIMEOUT_MS", 0));
     if (getenv("HOST_NO_SIGNALS"))
         flip_config_set_signal(config, 0, FLIP_REQUEST_NONE);
+    if (getenv("HOST_CONTROL_SOCKET") && flip_config_set_control_socket(config, getenv("HOST_CONTROL_SOCKET")) != 0)
+        fprintf(stderr, "control socket: %s\n", flip_last_error());
     int rc = flip_init(config, &flip);
     flip_config_free(config);
     if (rc != 0) {

@@ -22,7 +22,7 @@ fn hello_arrives_with_the_descriptors_in_their_order() {
     let expected = (inode(&pidfd), inode(&drainer), inode(&state));
     let hello = Hello {
         predecessor: Process { pidfd, ..hello.predecessor },
-        drainers: vec![Process { pid: 1, start: 2, pidfd: drainer }],
+        drainers: vec![Process { pid: 1, start: 2, pidfd: drainer, generation: None }],
         ..hello
     };
     let table = hello.table.clone();
@@ -45,7 +45,7 @@ fn hello_arrives_with_the_descriptors_in_their_order() {
 #[test]
 fn a_thousand_long_names_and_two_hundred_drainers_cross_in_one_hello() {
     let long = |n: usize| entry(format!("{n:0255}").as_bytes());
-    let process = |pid| Process { pid, start: 7, pidfd: some_fd() };
+    let process = |pid| Process { pid, start: 7, pidfd: some_fd(), generation: None };
     let hello = Hello {
         drainers: (1..=MAX_DRAINERS as u32).map(process).collect(),
         ..hello((0..1000).map(long).collect())
@@ -66,7 +66,7 @@ fn a_thousand_long_names_and_two_hundred_drainers_cross_in_one_hello() {
 
 #[test]
 fn the_largest_table_that_is_not_in_a_memfd_fits_into_a_record() {
-    let process = |pid| Process { pid, start: 7, pidfd: some_fd() };
+    let process = |pid| Process { pid, start: 7, pidfd: some_fd(), generation: None };
     for entries in 90..130 {
         let table = (0..entries).map(|n| entry(format!("{n:0255}").as_bytes())).collect();
         let hello = Hello { drainers: (1..=200).map(process).collect(), ..hello(table) };
