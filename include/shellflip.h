@@ -300,6 +300,23 @@ int flip_config_set_probation(flip_config_t *config, uint64_t ms);
 int flip_config_set_events(flip_config_t *config, unsigned int mask);
 
 /*
+ A file that holds the pid of the generation that serves, one line; NULL (the default): none. A relative path is
+ relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does when
+ its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status). It is
+ replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic link in
+ its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
+
+ 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
+ working directory was removed.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ - `path` is NULL or a NUL-terminated string.
+ */
+int flip_config_set_pid_file(flip_config_t *config, const char *path);
+
+/*
  Where operators ask for upgrades, stops, detaches and the status: "unix:///run/a.ctl?mode=0660&owner=:ops" or
  "unix:@name"; NULL (the default): nowhere. The path's mode and owner are the authority, mode 0600 without `mode=`,
  from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in place

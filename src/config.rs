@@ -140,6 +140,13 @@ impl Config {
         Ok(())
     }
 
+    /// The file that holds the pid of the generation that serves; none: there is no such file. A relative path is
+    /// relative to the working directory now.
+    pub fn set_pid_file(&mut self, path: Option<&[u8]>) -> Result<()> {
+        self.pid_file = path.map(crate::pid_file::parse_path).transpose()?;
+        Ok(())
+    }
+
     /// How many older generations may still drain while a further upgrade starts; 0: none.
     pub fn set_max_draining(&mut self, n: u32) -> Result<()> {
         let most = crate::channel::hello::MAX_DRAINERS as u32;

@@ -12,6 +12,7 @@ use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
 use crate::latch::Latch;
+use crate::pid_file::PidFile;
 use crate::program::Overrides;
 use crate::registry::{self, Registry};
 use crate::reply::{Pending, reply};
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     pub freed: Latch,
     pub events: Arc<Queue>,
     pub state: State,
+    pub pid_file: Option<PidFile>,
     pub published: Published,
     pub commands: Sender<Command>,
     pub wake: Private,
@@ -151,6 +153,7 @@ impl Flip {
         let wake =
             no_fork.private(fd::eventfd().map_err(|errno| Error::system("cannot make an eventfd", errno))?);
         drop(no_fork);
+        let pid_file = config.pid_file.clone().map(PidFile::new);
         let inner = Arc::new(Inner {
             generation,
             config,
@@ -165,6 +168,7 @@ impl Flip {
             freed: Latch::new()?,
             events: Arc::new(Queue::new()?),
             state: State::new(state_promised)?,
+            pid_file,
             published: Published::default(),
             commands,
             wake,
@@ -316,6 +320,10 @@ impl Flip {
                  flip_listen for each, or flip_forget accepts the loss",
                 missing.join(", ")
             )));
+        }
+        if let Some(pid_file) = self.0.pid_file.as_ref().filter(|_| self.0.generation == 0) {
+            // Whoever waits for the file finds a server that serves: it cannot fail any more.
+            pid_file.write()?;
         }
         let (answer, pending) = reply()?;
         let id = Arc::as_ptr(answer.bell()) as usize;

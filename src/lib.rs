@@ -18,6 +18,7 @@ pub mod handle;
 pub mod inherit;
 pub mod latch;
 mod log;
+mod pid_file;
 pub mod program;
 mod registry;
 mod reply;

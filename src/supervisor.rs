@@ -403,6 +403,9 @@ impl Supervisor {
                     if let Some(state) = predecessor.state.take() {
                         self.inner.state.arrived(state);
                     }
+                    if let Some(phases) = predecessor.phases.take() {
+                        self.history.begotten(phases);
+                    }
                     self.feed(Event::FromPredecessor(says));
                 }
             }

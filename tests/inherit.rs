@@ -395,7 +395,7 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
         let mut table = vec![unix, plain("b:\n")];
         table.extend((0..further).map(|n| plain(&format!("{n:0250}"))));
         let pidfd = || File::open("/dev/null").unwrap().into();
-        let process = |pid| Process { pid, start: 1, pidfd: pidfd() };
+        let process = |pid| Process { pid, start: 1, pidfd: pidfd(), generation: None };
         let names = encode_names(table.iter().map(|entry| &entry.name[..])).unwrap();
         let nonce = Nonce::generate().unwrap();
         let hello = Hello {

@@ -74,8 +74,20 @@ fn from_predecessor() -> Vec<(&'static str, FromPredecessor, &'static str)> {
         ),
         (
             "RELEASED",
-            FromPredecessor::Released { upgrade_requested: true },
+            FromPredecessor::Released { upgrade_requested: true, phases: Vec::new() },
             "53 46 4c 50 01 00 05 00 00 00 00 00 0a 00 00 00 01 00 00 00 01",
+        ),
+        (
+            "RELEASED with phases",
+            FromPredecessor::Released {
+                upgrade_requested: false,
+                phases: vec![("spawning".into(), 3), ("committed".into(), 1500)],
+            },
+            "53 46 4c 50 01 00 05 00 00 00 00 00 0a 00 00 00 01 00 00 00 00
+             18 00 00 00 20 00 00 00 19 00 00 00 08 00 00 00 73 70 61 77 6e 69 6e 67
+             0b 00 00 00 08 00 00 00 03 00 00 00 00 00 00 00
+             18 00 00 00 21 00 00 00 19 00 00 00 09 00 00 00 63 6f 6d 6d 69 74 74 65 64
+             0b 00 00 00 08 00 00 00 dc 05 00 00 00 00 00 00",
         ),
         ("STOP", FromPredecessor::Stop, "53 46 4c 50 01 00 06 00 00 00 00 00"),
         (

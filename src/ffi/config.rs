@@ -166,6 +166,30 @@ pub unsafe extern "C" fn flip_config_set_events(config: *mut flip_config_t, mask
     })
 }
 
+/// A file that holds the pid of the generation that serves, one line; NULL (the default): none. A relative path is
+/// relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does when
+/// its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status). It is
+/// replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic link in
+/// its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
+///
+/// 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
+/// working directory was removed.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+/// - `path` is NULL or a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_pid_file(config: *mut flip_config_t, path: *const c_char) -> c_int {
+    call("flip_config_set_pid_file", || {
+        // SAFETY: as promised by the caller.
+        let config = unsafe { borrow(config) }?;
+        // SAFETY: not NULL, and as promised by the caller.
+        let path = (!path.is_null()).then(|| unsafe { CStr::from_ptr(path) });
+        config.set_pid_file(path.map(CStr::to_bytes)).map(|()| 0)
+    })
+}
+
 /// Where operators ask for upgrades, stops, detaches and the status: "unix:///run/a.ctl?mode=0660&owner=:ops" or
 /// "unix:@name"; NULL (the default): nowhere. The path's mode and owner are the authority, mode 0600 without `mode=`,
 /// from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in place

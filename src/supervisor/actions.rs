@@ -1,5 +1,6 @@
 //! What the supervisor does for each action of the state machine.
 
+use super::history::Current;
 use super::spawner::{Order, Passed, Report};
 use super::{Supervisor, deadlines};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
@@ -8,6 +9,7 @@ use crate::events::Kind;
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
+use crate::pid_file::PidFile;
 use crate::registry::{self, Frozen};
 use crate::sys::{fd, process};
 use crate::upgrade::{
@@ -113,6 +115,7 @@ impl Supervisor {
                 for line in self.control.sockets.own() {
                     log::write(Level::Error, format_args!("{line}"));
                 }
+                self.write_pid_file();
                 None
             }
             Action::Disown => {
@@ -139,11 +142,30 @@ impl Supervisor {
             }
             Action::Finish => {
                 self.dismiss_operators(Shutdown::Stop);
-                lock(&self.inner.registry).finish(self.machine.owns());
+                self.remove_what_is_ours();
                 self.predecessor = None;
                 self.finished = true;
                 None
             }
+        }
+    }
+
+    /// A server that serves is worth more than its pid file: a failure is a line in the log and in the status.
+    fn write_pid_file(&self) {
+        if !self.machine.serves() {
+            return;
+        }
+        if let Some(Err(error)) = self.inner.pid_file.as_ref().map(PidFile::write) {
+            log::write(Level::Error, format_args!("{error}"));
+        }
+    }
+
+    /// The end, by `flip_free` or a hard stop.
+    pub(super) fn remove_what_is_ours(&self) {
+        let owns = self.machine.owns();
+        lock(&self.inner.registry).finish(owns);
+        if let Some(Err(error)) = self.inner.pid_file.as_ref().filter(|_| owns).map(PidFile::remove) {
+            log::write(Level::Error, format_args!("{error}"));
         }
     }
 
@@ -244,7 +266,8 @@ impl Supervisor {
             PredecessorSays::Commit => FromPredecessor::Commit,
             PredecessorSays::Abort(reason) => FromPredecessor::Abort(reason.clone()),
             PredecessorSays::Released { upgrade_requested } => {
-                FromPredecessor::Released { upgrade_requested: *upgrade_requested }
+                let phases = self.history.current.as_ref().map(Current::spent_ms).unwrap_or_default();
+                FromPredecessor::Released { upgrade_requested: *upgrade_requested, phases }
             }
             PredecessorSays::Stop => FromPredecessor::Stop,
             PredecessorSays::Extend => {

@@ -49,7 +49,27 @@ impl Current {
     }
 }
 
+impl Current {
+    /// For the successor.
+    pub fn spent_ms(&self) -> Vec<(String, u64)> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.spent().into_iter().map(|(name, time)| (name, ms(time))).collect()
+    }
+}
+
 impl History {
+    /// What the predecessor says of the upgrade that made this process.
+    pub fn begotten(&mut self, phases: Vec<(String, u64)>) {
+        let phases: Vec<Spent> =
+            phases.into_iter().map(|(name, ms)| (name, Duration::from_millis(ms))).collect();
+        let after: Duration =
+            phases.iter().map(|(_, time)| *time).fold(Duration::ZERO, Duration::saturating_add);
+        let pid = std::process::id();
+        let text = format!("upgraded to process {pid} after {:.3} s", after.as_secs_f64());
+        let (successor, ended) = (i32::try_from(pid).ok(), Instant::now());
+        self.last = Some(Record { failure: None, text, successor, ended, phases });
+    }
+
     /// Where the machine has got to.
     pub fn note(&mut self, state: &State) {
         let State::Upgrading(phase) = state else {

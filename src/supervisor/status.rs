@@ -5,6 +5,7 @@ use super::Supervisor;
 use super::history::{Record, Spent};
 use crate::channel::Process;
 use crate::drain::CONNECTIONS;
+use crate::pid_file::PidFile;
 use crate::registry::Listed;
 use crate::startup::variable;
 use crate::sys::fd;
@@ -49,6 +50,7 @@ impl Supervisor {
             "listeners": listeners.iter().map(|one| listener(one)).collect::<Vec<_>>(),
             "descriptors": descriptors.iter().map(|one| json!({ "name": text(&one.name) })).collect::<Vec<_>>(),
             "pid_file": inner.config.pid_file.as_ref().map(|path| text(path.as_os_str().as_bytes())),
+            "pid_file_error": inner.pid_file.as_ref().and_then(PidFile::problem),
             "control_socket": self.control.sockets.address().map(|address| address.endpoint.to_string()),
             "predecessor": self.predecessor_status(),
             "draining": self.draining_status(),

@@ -438,6 +438,8 @@ int main(void)
         flip_config_set_signal(config, 0, FLIP_REQUEST_NONE);
     if (getenv("HOST_CONTROL_SOCKET") && flip_config_set_control_socket(config, getenv("HOST_CONTROL_SOCKET")) != 0)
         fprintf(stderr, "control socket: %s\n", flip_last_error());
+    if (getenv("HOST_PID_FILE") && flip_config_set_pid_file(config, getenv("HOST_PID_FILE")) != 0)
+        fprintf(stderr, "pid file: %s\n", flip_last_error());
     int rc = flip_init(config, &flip);
     flip_config_free(config);
     if (rc != 0) {
