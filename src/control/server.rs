@@ -57,6 +57,8 @@ struct Client {
     id: ClientId,
     socket: Private<OwnedFd>,
     who: net::Peer,
+    /// It may not ask, and is told so when it does: an answer to a question that is still on its way would get lost.
+    denied: bool,
     stage: Stage,
     /// It is cut off then; none: it waits for us.
     until: Option<Instant>,
@@ -198,17 +200,10 @@ impl Server {
             self.next += 1;
             let id = ClientId(self.next);
             let stage = Stage::Asking(Vec::new());
-            let mut client = Client { id, socket, who, stage, until: Some(now + PATIENCE) };
-            if !self.may_ask(who) {
-                let text =
-                    "only root and the user that this server runs as may use its abstract control socket";
-                let error = Error::Refused { errno: Errno::EACCES, text: text.into() };
-                log::write(Level::Error, format_args!("control socket: refused {who}"));
-                client.tell(Answer::failed(&error).to_string().into_bytes());
-            }
+            let denied = !self.may_ask(who);
             self.make_room();
             if self.clients.len() < CLIENTS {
-                self.clients.push(client);
+                self.clients.push(Client { id, socket, who, denied, stage, until: Some(now + PATIENCE) });
             }
         }
     }
@@ -266,6 +261,8 @@ impl Client {
             Ok(0) => (0, true),
             Ok(length) => (length, false),
             Err(Errno::EAGAIN | Errno::EINTR) => return None,
+            // It has closed its end, with something of ours unread.
+            Err(Errno::ECONNRESET) if matches!(self.stage, Stage::Acknowledging(_)) => (0, true),
             Err(_) => {
                 self.stage = Stage::Done;
                 return None;
@@ -289,6 +286,13 @@ impl Client {
                 }
                 match wire::parse_request(line, ended) {
                     Line::Unfinished => None,
+                    Line::Request(..) if self.denied => {
+                        log::write(Level::Error, format_args!("control socket: refused {}", self.who));
+                        let text = "only root and the user that this server runs as may use its abstract control socket";
+                        let error = Error::Refused { errno: Errno::EACCES, text: text.into() };
+                        self.tell(Answer::failed(&error).to_string().into_bytes());
+                        None
+                    }
                     Line::Request(asked, _) => {
                         self.wait();
                         Some(Heard::Asked(self.id, asked))

@@ -17,7 +17,7 @@ pub fn accept(listener: BorrowedFd) -> Result<OwnedFd, Errno> {
 
 /// The next connection: non-blocking, CLOEXEC, above 2.
 pub fn accept_nonblocking(listener: BorrowedFd) -> Result<OwnedFd, Errno> {
-    fault::at("accept")?;
+    fault::at("accept-operator")?;
     let raw = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     // SAFETY: the kernel has just made this number for us.
     at_least_3(unsafe { OwnedFd::from_raw_fd(raw) })

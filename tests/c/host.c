@@ -15,7 +15,7 @@
  *   GET /system/C       system(C)
  *
  * The environment says how it starts: HOST_ADDRESS (default tcp://127.0.0.1:0), HOST_VERSION, UPGRADE_TIMEOUT_MS,
- * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL (a folder: the same calls are answered on the unix socket PID in it from
+ * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL_SOCKET, HOST_PID_FILE, HOST_CONTROL (a folder: the same calls are answered on the unix socket PID in it from
  * flip_init on, in every state), and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
  * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor that fork handlers leave
  * it), worker (the same by the bare system call: it holds the library's own, too), free, ready:MS (a flip_ready with that
