@@ -1,6 +1,6 @@
 //! Clients that are slow, silent, too many, or talk nonsense: they harm nobody and are cut off.
 
-use crate::served::{LIMIT, Served, rest};
+use crate::served::{GoOn, LIMIT, Served, rest};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -17,11 +17,9 @@ fn descriptors(pid: i32) -> usize {
 fn cpu(pid: i32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
     let behind = stat.rsplit_once(')').expect("a command").1;
-    let fields: Vec<u64> = behind.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     // utime and stime, fields 14 and 15 of proc_pid_stat(5).
     let ticks: u64 =
         behind.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
-    drop(fields);
     Duration::from_millis(ticks * 10)
 }
 
@@ -100,13 +98,12 @@ fn floods_of_nonsense_and_of_requests_leave_the_service_as_it_is() {
     let mut served = Served::start(&[]);
     let first = served.first();
     let before = descriptors(first);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let going = || !stop.load(std::sync::atomic::Ordering::SeqCst);
+    let (going, goes_on) = GoOn::new();
     std::thread::scope(|scope| {
         for flood in [&b"\xff"[..], b"status\n", b"nonsense\n", b""] {
             scope.spawn(|| {
                 let block = flood.repeat(10_000);
-                while going() {
+                while goes_on() {
                     // Refused while the queue is full, reset while it talks: that is its own affair.
                     let Ok(mut stream) = UnixStream::connect(&served.socket) else { continue };
                     let _ = stream.set_write_timeout(Some(Duration::from_millis(50)));
@@ -120,7 +117,7 @@ fn floods_of_nonsense_and_of_requests_leave_the_service_as_it_is() {
             assert_eq!(served.status()["pid"], last);
         }
         wait_until("few descriptors", SOON, || descriptors(last) <= before + 40);
-        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        drop(going);
     });
     served.wait_gone(first);
     served.stop();

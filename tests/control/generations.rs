@@ -1,13 +1,12 @@
 //! The socket on its way from generation to generation: never missing, read by one at a time, given back by an upgrade that
 //! fails.
 
-use crate::served::{LIMIT, Served, assert_failed, at, rest};
+use crate::served::{GoOn, LIMIT, Served, assert_failed, at, rest};
 use shellflip::control::{self, Request};
 use shellflip::error::Failure;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 use testkit::deadline::{scaled, wait_until};
 use testkit::host::SOON;
@@ -18,11 +17,11 @@ fn it_is_never_missing_in_twenty_upgrades() {
     let _limit = testkit::limit(LIMIT);
     let mut served = Served::at("unix://DIR/ctl?mode=0640", &[]);
     let inode = std::fs::metadata(&served.socket).unwrap().ino();
-    let stop = AtomicBool::new(false);
+    let (going, goes_on) = GoOn::new();
     let (connected, told) = std::thread::scope(|scope| {
         let connects = scope.spawn(|| {
             let mut connected = 0u32;
-            while !stop.load(SeqCst) {
+            while goes_on() {
                 // No retry here: not one may be refused.
                 let mut stream = UnixStream::connect(&served.socket).expect("a connection");
                 // Closed unanswered by one that hands over: that is what it says.
@@ -33,7 +32,7 @@ fn it_is_never_missing_in_twenty_upgrades() {
         });
         let asks = scope.spawn(|| {
             let (mut told, mut last) = (0u32, 0);
-            while !stop.load(SeqCst) {
+            while goes_on() {
                 let generation = served.status()["generation"].as_i64().expect("a generation");
                 assert!(generation >= last, "generation {generation} after {last}");
                 last = generation;
@@ -47,7 +46,7 @@ fn it_is_never_missing_in_twenty_upgrades() {
             assert_eq!((status.ino(), status.mode() & 0o777), (inode, 0o640));
             assert!(served.status()["generation"].as_i64().unwrap() >= generation);
         }
-        stop.store(true, SeqCst);
+        drop(going);
         (connects.join().unwrap(), asks.join().unwrap())
     });
     assert!(connected > 100 && told > 20, "{connected} connections, {told} answers");
@@ -107,23 +106,19 @@ fn connections_that_the_old_generation_has_accepted_end_with_it() {
 fn a_client_in_time_with_the_hand_over_is_served_by_whoever_comes() {
     let _limit = testkit::limit(LIMIT);
     let served = Served::start(&[]);
-    let stop = AtomicBool::new(false);
+    let (going, goes_on) = GoOn::new();
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                while !stop.load(SeqCst) {
+                while goes_on() {
                     served.status();
                 }
             });
         }
-        let mut done = 0;
-        while done < 20 {
-            match served.ask(Request::Upgrade) {
-                Ok(_) => done += 1,
-                Err(error) => panic!("{error}"),
-            }
+        for _ in 0..20 {
+            served.upgrade();
         }
-        stop.store(true, SeqCst);
+        drop(going);
     });
     served.stop();
 }

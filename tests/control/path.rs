@@ -1,10 +1,9 @@
 //! The path of the socket: mode and owner from the first instant, stale and live ones, those that somebody removed.
 
-use crate::served::{LIMIT, Served};
+use crate::served::{GoOn, LIMIT, Served};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use testkit::deadline::wait_until;
 use testkit::host::{SOON, c_program};
 use testkit::process::{Family, Output, Signal, signal, temp_dir};
@@ -17,11 +16,11 @@ fn mode_and_owner_are_right_from_the_first_instant() {
     for (query, mode, owner) in cases.into_iter().filter(|(_, _, owner)| root || !owner) {
         let (family, folder) = (Family::new(), temp_dir());
         let path = folder.path().join("ctl");
-        let stop = AtomicBool::new(false);
+        let (going, goes_on) = GoOn::new();
         let seen = std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 let mut seen = BTreeSet::new();
-                while !stop.load(SeqCst) {
+                while goes_on() {
                     if let Ok(status) = std::fs::symlink_metadata(&path) {
                         seen.insert((status.mode() & 0o7777, status.gid()));
                     }
@@ -44,7 +43,7 @@ fn mode_and_owner_are_right_from_the_first_instant() {
                 process.signal(Signal::SIGTERM);
                 process.wait(SOON);
             }
-            stop.store(true, SeqCst);
+            drop(going);
             watcher.join().unwrap()
         });
         // Until it is right nobody else may connect (0200), and the mode never comes before the owner.

@@ -1,10 +1,9 @@
 //! The pid file: whole at every moment, of the generation that was released, gone after a stop.
 
-use crate::served::{LIMIT, Served, assert_failed};
+use crate::served::{GoOn, LIMIT, Served, assert_failed};
 use shellflip::control::Request;
 use shellflip::error::Failure;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use testkit::deadline::wait_until;
 use testkit::host::{SOON, c_program};
 use testkit::process::{Family, Output, Signal, signal, temp_dir};
@@ -26,11 +25,11 @@ fn it_holds_the_pid_of_the_generation_that_was_released_and_is_whole_at_every_mo
     let mut served = Served::start(&[PID_FILE]);
     let first = served.first();
     assert_eq!(holder(&served), first);
-    let stop = AtomicBool::new(false);
+    let (going, goes_on) = GoOn::new();
     let read = std::thread::scope(|scope| {
         let reads = scope.spawn(|| {
             let mut read = 0u32;
-            while !stop.load(SeqCst) {
+            while goes_on() {
                 assert!(holder(&served) > 1);
                 read += 1;
             }
@@ -44,7 +43,7 @@ fn it_holds_the_pid_of_the_generation_that_was_released_and_is_whole_at_every_mo
             assert_eq!(served.status()["pid"], pid);
             assert_eq!(holder(&served), pid);
         }
-        stop.store(true, SeqCst);
+        drop(going);
         reads.join().unwrap()
     });
     assert!(read > 100, "{read} reads");

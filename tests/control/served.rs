@@ -7,6 +7,8 @@ use shellflip::error::{Error, Failure};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use testkit::deadline::{scaled, wait_for};
@@ -88,11 +90,13 @@ impl Served {
         std::thread::spawn(move || control::request(&address, request, Some(scaled(PATIENCE))))
     }
 
+    /// An upgrade that works, as soon as not too many older generations drain.
     pub fn upgrade(&self) -> i32 {
-        match self.ask(Request::Upgrade) {
-            Ok(Some(pid)) => pid,
-            other => panic!("{other:?}\n{}", self.host.process.output()),
-        }
+        wait_for("an upgrade", SOON, || match self.ask(Request::Upgrade) {
+            Ok(pid) => pid,
+            Err(error) if error.failure() == Failure::Draining => None,
+            Err(error) => panic!("{error}\n{}", self.host.process.output()),
+        })
     }
 
     pub fn status(&self) -> Value {
@@ -147,11 +151,31 @@ pub fn at(path: &Path) -> Address {
     control::parse_address(format!("unix://{}", path.display()).as_bytes()).expect("an address")
 }
 
-/// Everything until the end.
+/// Everything until the end. A connection that nobody had accepted, or listened to, ends with a reset.
 pub fn rest(mut stream: UnixStream) -> String {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer and the end");
-    text
+    let mut text = Vec::new();
+    match stream.read_to_end(&mut text) {
+        Ok(_) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
+        Err(error) => panic!("neither an answer nor the end: {error}"),
+    }
+    String::from_utf8(text).expect("UTF-8")
+}
+
+/// Lets threads go on until it is dropped, by a failed assertion, too.
+pub struct GoOn(Arc<AtomicBool>);
+
+impl GoOn {
+    pub fn new() -> (GoOn, impl Fn() -> bool + Clone + Send + Sync) {
+        let stop = Arc::new(AtomicBool::new(false));
+        (GoOn(Arc::clone(&stop)), move || !stop.load(SeqCst))
+    }
+}
+
+impl Drop for GoOn {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 /// Kind and errno of a failure.
