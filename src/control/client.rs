@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// Whoever comes waits behind so many at most; further ones wait in connect(2).
+const BACKLOG: i32 = 64;
 /// How often a connection that was closed without an answer is made again.
 const TRIES: u32 = 10;
 /// Between two tries, and while the server's queue is full.
@@ -36,6 +38,7 @@ pub fn parse_address(text: &[u8]) -> Result<Address> {
     if address.path().is_some() {
         address.options.mode.get_or_insert(0o600);
     }
+    address.options.backlog.get_or_insert(BACKLOG);
     Ok(address)
 }
 

@@ -78,7 +78,7 @@ pub fn parse_request(bytes: &[u8], ended: bool) -> Line {
     };
     let word = line.trim_ascii();
     let known =
-        Asked::ALL.into_iter().find(|asked| asked.word().as_bytes() == word && line.len() <= MAX_REQUEST);
+        Asked::ALL.into_iter().find(|asked| asked.word().as_bytes() == word && line.len() < MAX_REQUEST);
     match known {
         Some(asked) => Line::Request(asked, end.map_or(bytes.len(), |end| end + 1)),
         None => Line::Garbage(format!(

@@ -24,8 +24,10 @@ fn it_is_never_missing_in_twenty_upgrades() {
             while goes_on() {
                 // No retry here: not one may be refused.
                 let mut stream = UnixStream::connect(&served.socket).expect("a connection");
+                stream.set_read_timeout(Some(scaled(SOON * 3))).unwrap();
                 // Closed unanswered by one that hands over: that is what it says.
                 let _ = stream.write_all(b"status\n");
+                rest(stream);
                 connected += 1;
             }
             connected
