@@ -693,7 +693,7 @@ int flip_init(const flip_config_t *config, flip_t **out_flip);
  Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
  serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
  was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a successor
- unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+ unlinks unix paths and removes the pid file. It closes the library's descriptors, not the caller's copies from `flip_listen`.
 
  In a forked child it closes the child's copies and touches nothing else.
 
@@ -763,7 +763,8 @@ int flip_set_directory(flip_t *flip, const char *path);
  (the predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade
  deadline), -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error`
  names them): claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has
- not said so yet: call that first. -ECHILD in a forked child.
+ not said so yet: call that first; in generation 0 the errno with which the pid file could not be written. -ECHILD in
+ a forked child.
 
  # Safety
 

@@ -56,7 +56,10 @@ impl Sockets {
             let ours = Some(Socket { listener, address, path, bound_here: false });
             return Ok(Sockets { ours, other: None });
         }
-        let what = |error: Error| Error::system(format!("control socket: {error}"), error.errno());
+        let what = |error: Error| match error {
+            Error::System { what, errno } => Error::system(format!("control socket: {what}"), errno),
+            other => other,
+        };
         let ours = match registry.claim_for_library(&address)? {
             Some(fd) => Socket { listener: private(fd), address, path: None, bound_here: false },
             None => {

@@ -274,3 +274,46 @@ fn a_forked_worker_does_not_keep_it() {
     let refused = control::status(&served.address(), Some(Duration::from_secs(5)));
     assert_eq!(refused.unwrap_err().errno() as i32, libc::ECONNREFUSED);
 }
+
+/// To a release that knows nothing of control sockets it is one more listener that nobody claims.
+#[test]
+fn an_older_release_closes_it_and_unlinks_its_path() {
+    let _limit = testkit::limit(LIMIT);
+    let faults = [("SHELLFLIP_FAULT_NEXT", "control-mark=fail:1"), ("SHELLFLIP_LOG", "info")];
+    let mut served = Served::start(&faults);
+    let first = served.first();
+    served.host.call("/env/HOST_CONTROL_SOCKET");
+    let second = served.upgrade();
+    served.host.process.wait_for_output("closed \"shellflip-control\": inherited, and not claimed", SOON);
+    wait_until("no path", SOON, || !served.socket.exists());
+    served.wait_gone(first);
+    assert_eq!(served.host.who().pid, second);
+    // And back to one that knows them.
+    let path = served.socket.display().to_string().replace('/', "%2F");
+    served.host.call(&format!("/env/HOST_CONTROL_SOCKET/unix:{path}"));
+    served.host.call("/env/SHELLFLIP_FAULT_NEXT");
+    let called = served.host.upgrade();
+    assert!(called.rc > 0, "{called:?}");
+    assert_eq!(served.wait_for_status("/generation", 2)["pid"], called.rc);
+    served.family.wait_gone(second, SOON);
+    served.stop();
+}
+
+#[test]
+fn later_generations_hold_no_more_descriptors_than_the_first() {
+    let _limit = testkit::limit(LIMIT);
+    let mut served = Served::start(&[]);
+    let mut counts = Vec::new();
+    for _ in 0..6 {
+        let before = served.status()["pid"].as_i64().unwrap() as i32;
+        let pid = served.upgrade();
+        served.wait_gone(before);
+        served.wait_for_status("/draining", serde_json::json!([]));
+        let idle = || served.status()["connections"] == 0;
+        wait_until("nobody connected", SOON, idle);
+        // The client of the last status may not be gone yet.
+        counts.push((0..50).map(|_| Proc(pid).descriptors().len()).min().unwrap());
+    }
+    assert!(counts[1..].iter().all(|count| *count == counts[1]), "{counts:?}");
+    served.stop();
+}

@@ -108,6 +108,43 @@ fn a_path_that_somebody_took_away_comes_back_with_the_next_upgrade() {
     served.stop();
 }
 
+/// A service manager that made the socket also removes it.
+#[test]
+fn one_that_a_service_manager_passes_is_used_and_not_unlinked() {
+    let _limit = testkit::limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let path = folder.path().join("ctl");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let high = nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(200)).unwrap();
+    let mut program = family
+        .program("/bin/sh")
+        .args(["-c", "export LISTEN_PID=$$; exec \"$0\""])
+        .arg(c_program("tests/c/host.c", &[]))
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", "a.socket")
+        .env("HOST_CONTROL_SOCKET", format!("unix://{}", path.display()));
+    // SAFETY: dup2 is async-signal-safe.
+    unsafe {
+        program.command().pre_exec(move || match libc::dup2(high, 3) {
+            3 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    };
+    let host = testkit::host::Host::run(program.output(Output::File));
+    drop(listener);
+    // SAFETY: this test's own, from fcntl.
+    drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(high) });
+    let mut served = Served { host, family, folder, socket: path };
+    let first = served.first();
+    assert_eq!(served.status()["pid"], first);
+    let second = served.upgrade();
+    assert_eq!(served.status()["pid"], second);
+    served.wait_gone(first);
+    assert_eq!(served.ask(shellflip::control::Request::Stop), Ok(None));
+    served.family.assert_none_left(SOON);
+    assert!(served.socket.exists());
+}
+
 #[test]
 fn somebody_elses_socket_in_its_place_is_left_alone() {
     let _limit = testkit::limit(LIMIT);

@@ -141,3 +141,18 @@ fn a_process_that_drains_answers_nobody() {
     drop(held);
     served.wait_gone(first);
 }
+
+#[test]
+fn a_stop_before_flip_ready_has_returned_lets_it_fail() {
+    let _limit = testkit::limit(LIMIT);
+    let mut served =
+        Served::until("listening", &[("HOST_BEFORE_READY", "wait:DIR/go"), ("HOST_PID_FILE", "DIR/pid")]);
+    let first = served.first();
+    let stop = served.ask_meanwhile(Request::Stop);
+    wait_until("no socket", SOON, || !served.socket.exists());
+    served.go();
+    assert_eq!(stop.join().unwrap(), Ok(None));
+    served.host.process.wait_for_output(&format!("ready -{}", libc::ECANCELED), SOON);
+    served.wait_gone(first);
+    assert!(!served.folder.path().join("pid").exists());
+}
