@@ -4,6 +4,8 @@
 mod asked;
 #[path = "control/c_interface.rs"]
 mod c_interface;
+#[path = "control/client.rs"]
+mod client;
 #[path = "control/clients.rs"]
 mod clients;
 #[path = "control/generations.rs"]

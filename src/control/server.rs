@@ -161,12 +161,16 @@ impl Server {
         self.clients.iter().find(|client| client.id == id).map(|client| client.who)
     }
 
-    /// This process answers nobody any more: every client is closed unanswered, but for answers that are going out.
+    /// Nobody connects to this process any more.
     pub fn close(&mut self, owns: bool) {
-        self.clients.retain(|client| matches!(client.stage, Stage::Telling(..)));
         if let Some(error) = self.sockets.close(owns) {
-            log::write(Level::Error, format_args!("control socket: {error}"));
+            log::write(Level::Error, format_args!("{error}"));
         }
+    }
+
+    /// Every client is closed unanswered, but for answers that are going out.
+    pub fn dismiss(&mut self) {
+        self.clients.retain(|client| matches!(client.stage, Stage::Telling(..)));
     }
 
     fn client(&mut self, id: ClientId) -> Option<&mut Client> {

@@ -88,6 +88,8 @@ impl Supervisor {
 
     /// Shutdown: operators are a successor's to answer, or nobody's.
     pub(super) fn dismiss_operators(&mut self, kind: Shutdown) {
+        // First: whoever is told finds the path gone.
+        self.control.close(self.machine.owns());
         for id in std::mem::take(&mut self.detaching) {
             let answer = match kind {
                 Shutdown::Detach => done(),
@@ -98,7 +100,7 @@ impl Supervisor {
             };
             self.control.answer(id, answer);
         }
-        self.control.close(self.machine.owns());
+        self.control.dismiss();
     }
 }
 
