@@ -49,8 +49,7 @@ impl Sockets {
         let Some(address) = wanted else { return Ok(Sockets { ours: None, other: inherited }) };
         let address = address.clone();
         if let Some((listener, path)) = &inherited
-            && socket::matches(listener.as_fd(), &address, false)?
-            && !path.as_ref().is_some_and(is_missing)
+            && is_it(listener, path.as_ref(), &address)?
         {
             let (listener, path) = (Arc::clone(listener), path.clone());
             let ours = Some(Socket { listener, address, path, bound_here: false });
@@ -139,7 +138,15 @@ fn private(fd: OwnedFd) -> Listener {
     Arc::new(NoFork::hold().private(fd))
 }
 
-/// Somebody has removed the path: the next upgrade makes it anew.
-fn is_missing(path: &PathOwner) -> bool {
-    net::path_status(&path.path).is_err_and(|errno| errno == Errno::ENOENT)
+/// By its address, or by where another path leads (/var/run/a for /run/a). One whose path somebody has removed is not: it is
+/// made anew.
+fn is_it(listener: &Listener, path: Option<&PathOwner>, address: &Address) -> Result<bool> {
+    let status = |path: &[u8]| net::path_status(path).map(|status| (status.st_dev, status.st_ino));
+    if socket::matches(listener.as_fd(), address, false)? {
+        return Ok(!path.is_some_and(|path| status(&path.path) == Err(Errno::ENOENT)));
+    }
+    Ok(match (path, address.path()) {
+        (Some(path), Some(wanted)) => status(wanted) == Ok((path.dev, path.ino)),
+        _ => false,
+    })
 }

@@ -27,13 +27,20 @@ fn an_upgrade_is_answered_with_the_pid_of_the_successor_once_it_is_released() {
 #[test]
 fn every_failure_crosses_the_socket_with_its_kind_its_errno_and_its_sentence() {
     let _limit = testkit::limit(LIMIT);
-    let served = Served::start(&[("UPGRADE_TIMEOUT_MS", "500")]);
+    let hasty = Served::start(&[("UPGRADE_TIMEOUT_MS", "500")]);
+    let served = Served::start(&[]);
     let first = served.first();
-    for (steps, failure, errno, says) in [
-        ("exit:3", Failure::Exited, libc::ECONNABORTED, "exited with status 3 before it was ready"),
-        ("kill", Failure::Signalled, libc::ECONNABORTED, "was ended by signal 9 before it was ready"),
-        ("hang", Failure::Deadline, libc::ETIME, "was not ready by the upgrade deadline"),
-        ("free", Failure::Refused, libc::ECONNREFUSED, "gave up"),
+    for (served, steps, failure, errno, says) in [
+        (&served, "exit:3", Failure::Exited, libc::ECONNABORTED, "exited with status 3 before it was ready"),
+        (
+            &served,
+            "kill",
+            Failure::Signalled,
+            libc::ECONNABORTED,
+            "was ended by signal 9 before it was ready",
+        ),
+        (&hasty, "hang", Failure::Deadline, libc::ETIME, "was not ready by the upgrade deadline"),
+        (&served, "free", Failure::Refused, libc::ECONNREFUSED, "gave up"),
     ] {
         assert_eq!(served.host.call(&format!("/env/HOST_BEFORE_READY/{steps}")).rc, 0);
         let text = assert_failed(&served.ask(Request::Upgrade), failure, errno);
@@ -50,6 +57,7 @@ fn every_failure_crosses_the_socket_with_its_kind_its_errno_and_its_sentence() {
     assert!(text.contains("/not/there"), "{text}");
     assert_eq!(served.status()["pid"], first);
     served.stop();
+    hasty.stop();
 }
 
 #[test]

@@ -317,3 +317,21 @@ fn later_generations_hold_no_more_descriptors_than_the_first() {
     assert!(counts[1..].iter().all(|count| *count == counts[1]), "{counts:?}");
     served.stop();
 }
+
+#[test]
+fn another_way_to_the_same_path_is_the_same_socket() {
+    let _limit = testkit::limit(LIMIT);
+    let mut served = Served::start(&[]);
+    let first = served.first();
+    let inode = std::fs::metadata(&served.socket).unwrap().ino();
+    let link = served.folder.path().join("link");
+    std::os::unix::fs::symlink(served.folder.path(), &link).unwrap();
+    let path = link.join("ctl").display().to_string().replace('/', "%2F");
+    served.host.call(&format!("/env/HOST_CONTROL_SOCKET/unix:{path}?mode=0640"));
+    let second = served.upgrade();
+    assert_eq!(served.status()["pid"], second);
+    let status = std::fs::metadata(&served.socket).unwrap();
+    assert_eq!((status.ino(), status.mode() & 0o777), (inode, 0o640));
+    served.wait_gone(first);
+    served.stop();
+}

@@ -2,6 +2,7 @@
 
 use crate::served::{GoOn, LIMIT, Served};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use testkit::deadline::wait_until;
@@ -170,4 +171,20 @@ fn a_flip_init_that_fails_afterwards_leaves_no_path() {
         assert_eq!(process.wait(SOON).code(), Some(2), "{fault}: {}", process.output());
         wait_until("no path", SOON, || !path.exists());
     }
+}
+
+#[test]
+fn flip_free_in_a_process_that_serves_is_a_stop() {
+    let _limit = testkit::limit(LIMIT);
+    let mut served = Served::start(&[("HOST_PID_FILE", "DIR/pid")]);
+    let first = served.first();
+    served.upgrade();
+    served.wait_gone(first);
+    assert!(served.folder.path().join("pid").exists());
+    // The process may end before it has answered.
+    let address = served.host.address.to_string();
+    let mut stream = std::net::TcpStream::connect(address.trim_start_matches("tcp://")).unwrap();
+    stream.write_all(b"GET /free HTTP/1.1\r\n\r\n").unwrap();
+    served.family.assert_none_left(SOON);
+    assert!(!served.socket.exists() && !served.folder.path().join("pid").exists());
 }
