@@ -29,7 +29,7 @@ channel = [b"42:7:" + b"0123456789abcdef" * 2, b"http:http:a#2", b"100%25:unknow
 write(out / "names", channel + [one for one in strings("src/inherit/names.rs") if b" " not in one])
 write(
     out / "control",
-    [b"upgrade\n", b"stop\r\n", b" detach \n", b"status", b"ok 4711", b"pid 7 8", b"failed 4 62 too slow", b"GET / HTTP/1.1"],
+    [b"upgrade\n", b"stop\r\n", b" detach \n", b"status", b"ok 4711", b"pid 7 8", b"failed 4 62 too slow", b"GET /"],
 )
 golden = re.findall(r"```golden [^\n]*\n(.*?)```", (ROOT / "docs/protocol.md").read_text(), re.S)
 records = [bytes.fromhex("".join(line.split("#")[0] for line in block.splitlines())) for block in golden]

@@ -301,10 +301,10 @@ int flip_config_set_events(flip_config_t *config, unsigned int mask);
 
 /*
  A file that holds the pid of the generation that serves, one line; NULL (the default): none. A relative path is
- relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does when
- its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status). It is
- replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic link in
- its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
+ relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does
+ when its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status).
+ It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
+ link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
 
  0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
  working directory was removed.
@@ -319,10 +319,10 @@ int flip_config_set_pid_file(flip_config_t *config, const char *path);
 /*
  Where operators ask for upgrades, stops, detaches and the status: "unix:///run/a.ctl?mode=0660&owner=:ops" or
  "unix:@name"; NULL (the default): nowhere. The path's mode and owner are the authority, mode 0600 without `mode=`,
- from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in place
- of one that nobody listens on any more; a successor inherits it where the address is the same, so that it is never
- missing. It is read by one generation at a time: the old one until it has handed over. On a stop or detach it is
- closed and unlinked. The lines that it takes, as from nc -U, are in docs/control.md.
+ from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in
+ place of one that nobody listens on any more; a successor inherits it where the address is the same, so that it is
+ never missing. It is read by one generation at a time: the old one until it has handed over. On a stop or detach
+ it is closed and unlinked. The lines that it takes, as from nc -U, are in docs/control.md.
 
  0, or -EINVAL: NULL, an address that makes no sense here.
 
@@ -423,11 +423,11 @@ int flip_status(flip_t *flip, char *buffer, size_t size);
  FLIP_REQUEST_DETACH 0 once it is detached. Never -EINTR. A process that has just been replaced is no obstacle: its
  successor serves the same socket and is asked.
 
- An upgrade or a request for one that failed: the errno as for `flip_upgrade`, `flip_last_failure` has the kind, and
- `flip_last_error` the sentence, all from there. Else -EINVAL: NULL, an address or a request that makes no sense;
- -ENOENT, -ECONNREFUSED: nobody listens there; -EACCES: this user may not; -ECONNRESET: the process ended without an
- answer; -EPROTO: what answers is no control socket; -ETIMEDOUT: `timeout_ms` passed (-1: no limit), what was asked
- for goes on.
+ An upgrade or a request for one that failed: the errno as for `flip_upgrade`, `flip_last_failure` has the kind,
+ and `flip_last_error` the sentence, all from there. Else -EINVAL: NULL, an address or a request that makes no
+ sense; -ENOENT, -ECONNREFUSED: nobody listens there; -EACCES: this user may not; -ECONNRESET: the process ended
+ without an answer; -EPROTO: what answers is no control socket; -ETIMEDOUT: `timeout_ms` passed (-1: no limit),
+ what was asked for goes on.
 
  # Safety
 
@@ -693,7 +693,8 @@ int flip_init(const flip_config_t *config, flip_t **out_flip);
  Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
  serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
  was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a successor
- unlinks unix paths and removes the pid file. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+ unlinks unix paths and removes the pid file. It closes the library's descriptors, not the caller's copies from
+ `flip_listen`.
 
  In a forked child it closes the child's copies and touches nothing else.
 
@@ -763,8 +764,8 @@ int flip_set_directory(flip_t *flip, const char *path);
  (the predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade
  deadline), -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error`
  names them): claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has
- not said so yet: call that first; in generation 0 the errno with which the pid file could not be written. -ECHILD in
- a forked child.
+ not said so yet: call that first; in generation 0 the errno with which the pid file could not be written. -ECHILD
+ in a forked child.
 
  # Safety
 

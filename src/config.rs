@@ -134,7 +134,8 @@ impl Config {
     }
 
     /// Where operators ask for upgrades, stops, detaches and the status: `unix:///run/a.ctl?mode=0660&owner=:ops`,
-    /// `unix:@name`; none: nowhere. Without `mode=` the mode is 0600. An abstract name is for root and this user alone.
+    /// `unix:@name`; none: nowhere. Without `mode=` the mode is 0600. An abstract name is for root and this user
+    /// alone.
     pub fn set_control_socket(&mut self, address: Option<&[u8]>) -> Result<()> {
         self.control = address.map(crate::control::parse_address).transpose()?;
         Ok(())

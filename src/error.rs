@@ -61,7 +61,8 @@ pub enum Error {
         /// The one line that the requester gets.
         text: String,
     },
-    /// Another process refused what was asked of it over its control socket, for no reason that is an upgrade's (that errno).
+    /// Another process refused what was asked of it over its control socket, for no reason that is an upgrade's (that
+    /// errno).
     #[error("{text}")]
     Refused {
         /// What it answered.

@@ -1,7 +1,9 @@
-//! The pid file: one line with the pid of the generation that was released, for whoever has nothing better to find it by.
+//! The pid file: one line with the pid of the generation that was released, for whoever has nothing better to find it
+//! by.
 //!
-//! It is replaced as a whole, by a rename within its directory: nobody reads half of it, no moment is without it, and a link
-//! planted in its place is replaced, not followed. It is removed on a real stop, and only while it holds our own pid. Generation
+//! It is replaced as a whole, by a rename within its directory: nobody reads half of it, no moment is without it, and
+//! a link planted in its place is replaced, not followed. It is removed on a real stop, and only while it holds our
+//! own pid. Generation
 //! 0 writes it in `flip_ready`, on the host's thread; later ones at RELEASED, on the supervisor's.
 
 use crate::address::quote;

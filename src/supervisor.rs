@@ -1,9 +1,9 @@
 //! The thread that polls, feeds the state machine and carries out its actions, in order.
 //!
 //! It runs none of the host's code and blocks every signal but the two that the C library needs. What it knows of the
-//! world is three kinds of descriptor: channels (what the others say), pidfds (that they died) and its wake descriptor
-//! (what the host and signals ask, what the spawner reports). All that a dead process sent is read before its death
-//! is told to the machine.
+//! world is four kinds of descriptor: channels (what the others say), pidfds (that they died), its wake descriptor (what
+//! the host and signals ask, what the spawner reports) and the control socket with its clients (what operators ask). All
+//! that a dead process sent is read before its death is told to the machine.
 
 mod actions;
 mod asking;

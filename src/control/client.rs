@@ -1,8 +1,8 @@
-//! The other end of a control socket: asks, waits, and says how it went. Runs on the caller's thread, with descriptors of its
-//! own and no handle. Called by the C interface, the bindings and flipctl.
+//! The other end of a control socket: asks, waits, and says how it went. Runs on the caller's thread, with
+//! descriptors of its own and no handle. Called by the C interface, the bindings and flipctl.
 //!
-//! A server that hands over closes every connection whose request it has not carried out, and its successor serves the same
-//! socket: so whoever was closed without an answer asks again, by itself.
+//! A server that hands over closes every connection whose request it has not carried out, and its successor serves
+//! the same socket: so whoever was closed without an answer asks again, by itself.
 
 use super::Request;
 use super::wire::{Answer, Asked, MAX_ANSWER};
@@ -45,9 +45,9 @@ pub fn parse_address(text: &[u8]) -> Result<Address> {
 /// Asks another process. An upgrade gives the pid of the successor; a stop returns once the process is gone; a detach
 /// when it is done. Never `EINTR`.
 ///
-/// `ETIMEDOUT`: `timeout` passed; what was asked for goes on. A request that failed has its kind ([`Error::failure`]), errno
-/// and sentence from there; an errno without a kind is of the connection (`ECONNREFUSED`: nobody listens; `ENOENT`;
-/// `EACCES`), or `ECONNRESET`: the server ended without an answer.
+/// `ETIMEDOUT`: `timeout` passed; what was asked for goes on. A request that failed has its kind
+/// ([`Error::failure`]), errno and sentence from there; an errno without a kind is of the connection (`ECONNREFUSED`:
+/// nobody listens; `ENOENT`; `EACCES`), or `ECONNRESET`: the server ended without an answer.
 pub fn request(address: &Address, request: Request, timeout: Option<Duration>) -> Result<Option<i32>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let asked = match request {

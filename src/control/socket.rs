@@ -1,9 +1,9 @@
-//! The listening control socket: inherited where the address is the same, else bound anew; on its way from generation to
-//! generation it is never closed, so nobody who connects is ever refused.
+//! The listening control socket: inherited where the address is the same, else bound anew; on its way from generation
+//! to generation it is never closed, so nobody who connects is ever refused.
 //!
-//! It crosses in the table of what is passed on, with a mark of its own. Before RELEASED the successor leaves what it inherited
-//! alone; then ([`Sockets::own`]) it serves the one that it was configured with, and closes and unlinks any other. Made by
-//! `flip_init`, owned by the supervisor.
+//! It crosses in the table of what is passed on, with a mark of its own. Before RELEASED the successor leaves what it
+//! inherited alone; then ([`Sockets::own`]) it serves the one that it was configured with, and closes and unlinks any
+//! other. Made by `flip_init`, owned by the supervisor.
 
 use crate::address::Address;
 use crate::channel::{Keep, TableEntry};
@@ -19,8 +19,8 @@ use std::sync::Arc;
 /// Shared with a spawn that is under way.
 pub type Listener = Arc<Private<OwnedFd>>;
 
-/// The name under which it crosses, unless the host uses that itself. The mark in the table says what it is; the name is for
-/// whoever reads LISTEN_FDNAMES.
+/// The name under which it crosses, unless the host uses that itself. The mark in the table says what it is; the name
+/// is for whoever reads LISTEN_FDNAMES.
 const NAME: &[u8] = b"shellflip-control";
 
 /// The socket of this generation, and one that its predecessor had elsewhere.
@@ -138,8 +138,8 @@ fn private(fd: OwnedFd) -> Listener {
     Arc::new(NoFork::hold().private(fd))
 }
 
-/// By its address, or by where another path leads (/var/run/a for /run/a). One whose path somebody has removed is not: it is
-/// made anew.
+/// By its address, or by where another path leads (/var/run/a for /run/a). One whose path somebody has removed is
+/// not: it is made anew.
 fn is_it(listener: &Listener, path: Option<&PathOwner>, address: &Address) -> Result<bool> {
     let status = |path: &[u8]| net::path_status(path).map(|status| (status.st_dev, status.st_ino));
     if socket::matches(listener.as_fd(), address, false)? {

@@ -1,5 +1,6 @@
-//! The lines on the control socket, as text and as values: what `docs/control.md` describes. Pure functions over bytes that
-//! come from anybody who may connect; they never panic. Called by `server` on one side and by `client` on the other.
+//! The lines on the control socket, as text and as values: what `docs/control.md` describes. Pure functions over
+//! bytes that come from anybody who may connect; they never panic. Called by `server` on one side and by `client` on
+//! the other.
 
 use crate::address::quote;
 use crate::error::{Error, Failure};
@@ -67,8 +68,8 @@ impl Asked {
     }
 }
 
-/// The first line of `bytes`; `ended`: no more will come, so that a line needs no end. Blanks around the word, as from `echo`
-/// or a terminal in another mode, do not matter.
+/// The first line of `bytes`; `ended`: no more will come, so that a line needs no end. Blanks around the word, as
+/// from `echo` or a terminal in another mode, do not matter.
 pub fn parse_request(bytes: &[u8], ended: bool) -> Line {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let line = match end {
@@ -117,8 +118,8 @@ impl Answer {
         }
     }
 
-    /// What a failure is on this side. A kind of failure that a newer release knows and this one does not keeps its errno
-    /// and its sentence.
+    /// What a failure is on this side. A kind of failure that a newer release knows and this one does not keeps its
+    /// errno and its sentence.
     pub fn into_error(self) -> Option<Error> {
         let Answer::Failed { failure, errno, text } = self else { return None };
         let errno = Errno::from_raw(errno);

@@ -167,10 +167,10 @@ pub unsafe extern "C" fn flip_config_set_events(config: *mut flip_config_t, mask
 }
 
 /// A file that holds the pid of the generation that serves, one line; NULL (the default): none. A relative path is
-/// relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does when
-/// its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status). It is
-/// replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic link in
-/// its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
+/// relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does
+/// when its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status).
+/// It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
+/// link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
 ///
 /// 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
 /// working directory was removed.
@@ -192,10 +192,10 @@ pub unsafe extern "C" fn flip_config_set_pid_file(config: *mut flip_config_t, pa
 
 /// Where operators ask for upgrades, stops, detaches and the status: "unix:///run/a.ctl?mode=0660&owner=:ops" or
 /// "unix:@name"; NULL (the default): nowhere. The path's mode and owner are the authority, mode 0600 without `mode=`,
-/// from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in place
-/// of one that nobody listens on any more; a successor inherits it where the address is the same, so that it is never
-/// missing. It is read by one generation at a time: the old one until it has handed over. On a stop or detach it is
-/// closed and unlinked. The lines that it takes, as from nc -U, are in docs/control.md.
+/// from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in
+/// place of one that nobody listens on any more; a successor inherits it where the address is the same, so that it is
+/// never missing. It is read by one generation at a time: the old one until it has handed over. On a stop or detach
+/// it is closed and unlinked. The lines that it takes, as from nc -U, are in docs/control.md.
 ///
 /// 0, or -EINVAL: NULL, an address that makes no sense here.
 ///

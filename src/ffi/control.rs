@@ -37,11 +37,11 @@ pub unsafe extern "C" fn flip_status(flip: *mut flip_t, buffer: *mut c_char, siz
 /// FLIP_REQUEST_DETACH 0 once it is detached. Never -EINTR. A process that has just been replaced is no obstacle: its
 /// successor serves the same socket and is asked.
 ///
-/// An upgrade or a request for one that failed: the errno as for `flip_upgrade`, `flip_last_failure` has the kind, and
-/// `flip_last_error` the sentence, all from there. Else -EINVAL: NULL, an address or a request that makes no sense;
-/// -ENOENT, -ECONNREFUSED: nobody listens there; -EACCES: this user may not; -ECONNRESET: the process ended without an
-/// answer; -EPROTO: what answers is no control socket; -ETIMEDOUT: `timeout_ms` passed (-1: no limit), what was asked
-/// for goes on.
+/// An upgrade or a request for one that failed: the errno as for `flip_upgrade`, `flip_last_failure` has the kind,
+/// and `flip_last_error` the sentence, all from there. Else -EINVAL: NULL, an address or a request that makes no
+/// sense; -ENOENT, -ECONNREFUSED: nobody listens there; -EACCES: this user may not; -ECONNRESET: the process ended
+/// without an answer; -EPROTO: what answers is no control socket; -ETIMEDOUT: `timeout_ms` passed (-1: no limit),
+/// what was asked for goes on.
 ///
 /// # Safety
 ///

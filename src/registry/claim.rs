@@ -84,7 +84,8 @@ impl Registry {
         Ok(None)
     }
 
-    /// A socket for the library itself that a service manager has passed for this address, listening and non-blocking.
+    /// A socket for the library itself that a service manager has passed for this address, listening and
+    /// non-blocking.
     pub fn claim_for_library(&mut self, address: &Address) -> Result<Option<OwnedFd>> {
         let Some(index) = self.find(&address.name(), address)? else { return Ok(None) };
         if !matches!(self.unclaimed[index].source, Source::Foreign(_)) {

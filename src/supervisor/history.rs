@@ -1,5 +1,5 @@
-//! How long the phases of an upgrade took: of the one under way, and of the last one. Kept by the supervisor, told by the
-//! status; a successor learns with RELEASED how it came into being.
+//! How long the phases of an upgrade took: of the one under way, and of the last one. Kept by the supervisor, told by
+//! the status; a successor learns with RELEASED how it came into being.
 
 use crate::error::Failure;
 use crate::upgrade::{Phase, State};

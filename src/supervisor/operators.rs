@@ -1,6 +1,6 @@
-//! What operators ask over the control socket, as events for the state machine, and its answers. Whether this generation is
-//! the one that answers is the machine's to say ([`Machine::answers_operators`]); until then whoever connects waits in the
-//! socket's queue.
+//! What operators ask over the control socket, as events for the state machine, and its answers. Whether this
+//! generation is the one that answers is the machine's to say ([`Machine::answers_operators`]); until then whoever
+//! connects waits in the socket's queue.
 //!
 //! [`Machine::answers_operators`]: crate::upgrade::Machine::answers_operators
 
@@ -52,7 +52,9 @@ impl Supervisor {
         }
         self.asking = Some(Asker::Operator(id, request));
         self.feed(Event::Ask(request, Origin::Answered));
-        self.asking = None;
+        if self.asking.take().is_some() {
+            self.control.forget(id);
+        }
     }
 
     /// Who ends when this process is asked to stop now: with a successor that was told to serve, both.

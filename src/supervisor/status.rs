@@ -1,5 +1,5 @@
-//! What this process tells about itself, as one line of JSON: `flip_status`, and `status` on the control socket. The keys are
-//! described in `docs/control.md`; they are added to and never change their meaning.
+//! What this process tells about itself, as one line of JSON: `flip_status`, and `status` on the control socket. The
+//! keys are described in `docs/control.md`; they are added to and never change their meaning.
 
 use super::Supervisor;
 use super::history::{Record, Spent};

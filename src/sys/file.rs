@@ -1,4 +1,5 @@
-//! Small files beside others, by the descriptor of their directory, which cannot be exchanged meanwhile. Called by `pid_file`.
+//! Small files beside others, by the descriptor of their directory, which cannot be exchanged meanwhile. Called by
+//! `pid_file`.
 
 use super::{fault, fd};
 use nix::errno::Errno;

@@ -153,8 +153,8 @@ fn a_server_that_is_not_ready_says_so() {
     served.stop();
 }
 
-/// kill -USR1, flip_request, flip_upgrade and the socket are one event of the state machine, and what cannot start at once
-/// leads to one upgrade later, however often it was asked for.
+/// kill -USR1, flip_request, flip_upgrade and the socket are one event of the state machine, and what cannot start at
+/// once leads to one upgrade later, however often it was asked for.
 #[test]
 fn signals_while_an_operators_upgrade_runs_lead_to_exactly_one_more() {
     let _limit = testkit::limit(LIMIT);

@@ -1,5 +1,5 @@
-//! The socket on its way from generation to generation: never missing, read by one at a time, given back by an upgrade that
-//! fails.
+//! The socket on its way from generation to generation: never missing, read by one at a time, given back by an
+//! upgrade that fails.
 
 use crate::served::{GoOn, LIMIT, Served, assert_failed, at, rest};
 use shellflip::control::{self, Request};

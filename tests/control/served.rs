@@ -1,4 +1,5 @@
-//! A server with a control socket under test, and its operators: by the library's client, and by hand, as with `nc -U`.
+//! A server with a control socket under test, and its operators: by the library's client, and by hand, as with `nc
+//! -U`.
 
 use serde_json::Value;
 use shellflip::address::Address;
