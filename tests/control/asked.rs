@@ -187,10 +187,11 @@ fn an_operators_upgrade_while_a_signals_runs_is_refused_and_the_signals_goes_on(
     let _limit = testkit::limit(LIMIT);
     let served = Served::start(&[]);
     let first = served.first();
-    served.host.call("/env/HOST_BEFORE_READY/sleep:500");
+    served.next_waits();
     signal(first, Signal::SIGUSR1);
     served.wait_for_status("/upgrade/phase", "initialising");
     assert_failed(&served.ask(Request::Upgrade), Failure::InProgress, libc::EALREADY);
+    served.go();
     assert_eq!(served.wait_for_status("/generation", 1)["last_upgrade"]["result"], "released");
     served.stop();
 }

@@ -38,9 +38,10 @@ fn flip_control_gives_pids_errnos_failures_and_sentences() {
     let output = ask("1", "-1");
     let failed = format!("control -{} 2 new process ", libc::ECONNABORTED);
     assert!(output.starts_with(&failed) && output.contains("exited with status 7"), "{output}");
-    served.host.call("/env/HOST_BEFORE_READY/sleep:400");
+    served.next_waits();
     assert!(ask("1", "50").starts_with(&format!("control -{} 0 ", libc::ETIMEDOUT)));
     assert!(ask("1", "-1").starts_with(&format!("control -{} 9 ", libc::EALREADY)));
+    served.go();
     let status = served.wait_for_status("/generation", 1);
     let output = asks(&served.family, &["status", &at, "-1", "100000"]);
     let (length, line) = output.strip_prefix("status ").unwrap().trim_end().split_once(' ').unwrap();

@@ -59,7 +59,7 @@ fn it_is_never_missing_in_twenty_upgrades() {
 #[test]
 fn the_old_generation_answers_until_it_has_released_the_new_one() {
     let _limit = testkit::limit(LIMIT);
-    let mut served = Served::part(&[("PROBATION_MS", "1000")]);
+    let mut served = Served::part(&[("PROBATION_MS", "4000")]);
     let first = served.first();
     // Holds the old one until it has been looked at.
     let address = served.host.address.to_string();

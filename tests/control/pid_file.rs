@@ -61,11 +61,13 @@ fn it_is_not_the_new_ones_before_the_release_nor_after_a_failure() {
     let _limit = testkit::limit(LIMIT);
     let served = Served::start(&[PID_FILE]);
     let first = served.first();
-    served.host.call("/env/HOST_BEFORE_READY/sleep:200,exit:1");
+    served.next_waits();
     let upgrade = served.ask_meanwhile(Request::Upgrade);
     served.wait_for_status("/upgrade/phase", "initialising");
     assert_eq!(holder(&served), first);
-    assert_failed(&upgrade.join().unwrap(), Failure::Exited, libc::ECONNABORTED);
+    let second = served.status()["upgrade"]["successor_pid"].as_i64().expect("a successor") as i32;
+    signal(second, Signal::SIGKILL);
+    assert_failed(&upgrade.join().unwrap(), Failure::Signalled, libc::ECONNABORTED);
     assert_eq!(holder(&served), first);
     let path = file(&served);
     served.stop();
