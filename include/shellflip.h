@@ -300,6 +300,40 @@ int flip_config_set_probation(flip_config_t *config, uint64_t ms);
 int flip_config_set_events(flip_config_t *config, unsigned int mask);
 
 /*
+ A file that holds the pid of the generation that serves, one line; NULL (the default): none. A relative path is
+ relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does
+ when its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status).
+ It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
+ link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
+
+ 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
+ working directory was removed.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ - `path` is NULL or a NUL-terminated string.
+ */
+int flip_config_set_pid_file(flip_config_t *config, const char *path);
+
+/*
+ Where operators ask for upgrades, stops, detaches and the status: "unix:///run/a.ctl?mode=0660&owner=:ops" or
+ "unix:@name"; NULL (the default): nowhere. The path's mode and owner are the authority, mode 0600 without `mode=`,
+ from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in
+ place of one that nobody listens on any more; a successor inherits it where the address is the same, so that it is
+ never missing. It is read by one generation at a time: the old one until it has handed over. On a stop or detach
+ it is closed and unlinked. The lines that it takes, as from nc -U, are in docs/control.md.
+
+ 0, or -EINVAL: NULL, an address that makes no sense here.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ - `address` is NULL or a NUL-terminated string.
+ */
+int flip_config_set_control_socket(flip_config_t *config, const char *address);
+
+/*
  Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
  `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are
  exhausted, goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any
@@ -365,6 +399,54 @@ int flip_drain(flip_t *flip, int timeout_ms);
  - `flip` is from `flip_init`.
  */
 int flip_drained_fd(flip_t *flip);
+
+/*
+ What this process is and does, as one line of JSON: generation, pid, state, uptime, connections, listeners, older
+ generations that drain, the upgrade under way, how the last one went. docs/control.md describes the keys; further
+ ones may be added. Any thread may ask in every state; it does not wait for an upgrade.
+
+ Like snprintf: at most `size` bytes are written, the NUL at the end among them, and the length of the whole line
+ without it is returned; a result of `size` or more means that it was cut. `buffer` may be NULL where `size` is 0.
+
+ The length, or -EINVAL: NULL; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+
+ # Safety
+
+ - `flip` is from `flip_init`.
+ - `buffer` is NULL or has room for `size` bytes.
+ */
+int flip_status(flip_t *flip, char *buffer, size_t size);
+
+/*
+ Asks another process over its control socket ("unix:///run/a.ctl", "unix:@name"), without a handle, and waits for
+ the result: FLIP_REQUEST_UPGRADE gives the pid of the successor, FLIP_REQUEST_STOP 0 once the process is gone,
+ FLIP_REQUEST_DETACH 0 once it is detached. Never -EINTR. A process that has just been replaced is no obstacle: its
+ successor serves the same socket and is asked.
+
+ An upgrade or a request for one that failed: the errno as for `flip_upgrade`, `flip_last_failure` has the kind,
+ and `flip_last_error` the sentence, all from there. Else -EINVAL: NULL, an address or a request that makes no
+ sense; -ENOENT, -ECONNREFUSED: nobody listens there; -EACCES: this user may not; -ECONNRESET: the process ended
+ without an answer; -EPROTO: what answers is no control socket; -ETIMEDOUT: `timeout_ms` passed (-1: no limit),
+ what was asked for goes on.
+
+ # Safety
+
+ - `address` is NULL or a NUL-terminated string.
+ */
+int flip_control(const char *address, int request, int timeout_ms);
+
+/*
+ What another process tells about itself over its control socket, without a handle: the line of `flip_status`,
+ written and counted as there. While two generations live, it is the old one's until it has handed over.
+
+ The length, or an error as from `flip_control`.
+
+ # Safety
+
+ - `address` is NULL or a NUL-terminated string.
+ - `buffer` is NULL or has room for `size` bytes.
+ */
+int flip_control_status(const char *address, int timeout_ms, char *buffer, size_t size);
 
 /*
  A listening socket: the one inherited from the predecessor or from systemd where it matches, else one bound now.
@@ -611,7 +693,8 @@ int flip_init(const flip_config_t *config, flip_t **out_flip);
  Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
  serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
  was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a successor
- unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+ unlinks unix paths and removes the pid file. It closes the library's descriptors, not the caller's copies from
+ `flip_listen`.
 
  In a forked child it closes the child's copies and touches nothing else.
 
@@ -681,7 +764,8 @@ int flip_set_directory(flip_t *flip, const char *path);
  (the predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade
  deadline), -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error`
  names them): claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has
- not said so yet: call that first. -ECHILD in a forked child.
+ not said so yet: call that first; in generation 0 the errno with which the pid file could not be written. -ECHILD
+ in a forked child.
 
  # Safety
 

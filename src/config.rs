@@ -1,7 +1,9 @@
 //! What the host may choose before `flip_init`, with its defaults.
 
+use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::upgrade::Request;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The configuration; copied by [`crate::flip::Flip::init`].
@@ -23,6 +25,10 @@ pub struct Config {
     pub(crate) events: u32,
     /// Leave the variables that were meant for this process where they are.
     pub(crate) leave_environment: bool,
+    /// Where operators ask.
+    pub(crate) control: Option<Address>,
+    /// Where the pid of the generation that serves stands.
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 /// One signal and what it asks for.
@@ -32,6 +38,13 @@ pub(crate) struct Binding {
     pub request: Request,
     /// One of the defaults: left alone where the process was started with the signal ignored (`nohup`, `server &`).
     pub by_default: bool,
+}
+
+impl Binding {
+    /// Whether it is used in a process that was started with these signals ignored, as a mask.
+    pub fn applies(&self, ignored: u64) -> bool {
+        !(self.by_default && ignored & (1 << (self.signal as u64 - 1)) != 0)
+    }
 }
 
 impl Default for Config {
@@ -50,6 +63,8 @@ impl Default for Config {
             probation: None,
             events: 0,
             leave_environment: false,
+            control: None,
+            pid_file: None,
         }
     }
 }
@@ -116,6 +131,21 @@ impl Config {
     /// may read it. They name the pid that they are for, so that a grandchild does not take them for its own.
     pub fn set_leave_environment(&mut self, leave: bool) {
         self.leave_environment = leave;
+    }
+
+    /// Where operators ask for upgrades, stops, detaches and the status: `unix:///run/a.ctl?mode=0660&owner=:ops`,
+    /// `unix:@name`; none: nowhere. Without `mode=` the mode is 0600. An abstract name is for root and this user
+    /// alone.
+    pub fn set_control_socket(&mut self, address: Option<&[u8]>) -> Result<()> {
+        self.control = address.map(crate::control::parse_address).transpose()?;
+        Ok(())
+    }
+
+    /// The file that holds the pid of the generation that serves; none: there is no such file. A relative path is
+    /// relative to the working directory now.
+    pub fn set_pid_file(&mut self, path: Option<&[u8]>) -> Result<()> {
+        self.pid_file = path.map(crate::pid_file::parse_path).transpose()?;
+        Ok(())
     }
 
     /// How many older generations may still drain while a further upgrade starts; 0: none.

@@ -61,6 +61,15 @@ pub enum Error {
         /// The one line that the requester gets.
         text: String,
     },
+    /// Another process refused what was asked of it over its control socket, for no reason that is an upgrade's (that
+    /// errno).
+    #[error("{text}")]
+    Refused {
+        /// What it answered.
+        errno: Errno,
+        /// Its sentence.
+        text: String,
+    },
     /// A defect of this library was caught before it could reach the host (`ENOTRECOVERABLE`).
     #[error("the handle is unusable since an internal error: {0}")]
     Poisoned(String),
@@ -118,6 +127,49 @@ impl Failure {
             Failure::Unsupported => Errno::EOPNOTSUPP,
         }
     }
+
+    /// The kind with this number, if this release knows it.
+    pub fn from_number(number: i32) -> Option<Failure> {
+        use Failure::*;
+        [
+            None,
+            Spawn,
+            Exited,
+            Signalled,
+            Deadline,
+            Refused,
+            State,
+            Protocol,
+            NotReady,
+            InProgress,
+            Draining,
+            Stopping,
+            Unconfirmed,
+            Unsupported,
+        ]
+        .into_iter()
+        .find(|failure| *failure as i32 == number)
+    }
+
+    /// Its name in a status: `exited`, `not-ready` …
+    pub fn name(self) -> &'static str {
+        match self {
+            Failure::None => "none",
+            Failure::Spawn => "spawn",
+            Failure::Exited => "exited",
+            Failure::Signalled => "signalled",
+            Failure::Deadline => "deadline",
+            Failure::Refused => "refused",
+            Failure::State => "state",
+            Failure::Protocol => "protocol",
+            Failure::NotReady => "not-ready",
+            Failure::InProgress => "in-progress",
+            Failure::Draining => "draining",
+            Failure::Stopping => "stopping",
+            Failure::Unconfirmed => "unconfirmed",
+            Failure::Unsupported => "unsupported",
+        }
+    }
 }
 
 impl Error {
@@ -136,7 +188,7 @@ impl Error {
             Error::Freed => Errno::EBADF,
             Error::ForkedChild(_) => Errno::ECHILD,
             Error::StateLost(_) => Errno::ECONNRESET,
-            Error::Upgrade { errno, .. } => *errno,
+            Error::Upgrade { errno, .. } | Error::Refused { errno, .. } => *errno,
             Error::Poisoned(_) => Errno::ENOTRECOVERABLE,
         }
     }

@@ -7,6 +7,7 @@
 mod boundary;
 pub mod config;
 pub mod connections;
+pub mod control;
 pub mod descriptors;
 pub mod errors;
 pub mod events;

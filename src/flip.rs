@@ -4,6 +4,7 @@
 use crate::address::Address;
 use crate::channel::Keep;
 use crate::config::Config;
+use crate::control::socket::Sockets;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Failure, Result};
 use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
@@ -11,6 +12,7 @@ use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
 use crate::latch::Latch;
+use crate::pid_file::PidFile;
 use crate::program::Overrides;
 use crate::registry::{self, Registry};
 use crate::reply::{Pending, reply};
@@ -18,7 +20,7 @@ use crate::signals;
 use crate::startup::Startup;
 use crate::state::State;
 use crate::supervisor::{self, Command};
-use crate::sys::fd;
+use crate::sys::{fault, fd};
 use crate::trigger::TRIGGER;
 use crate::upgrade::{Request, Shutdown};
 use crossbeam_channel::Sender;
@@ -63,6 +65,7 @@ pub(crate) struct Inner {
     pub freed: Latch,
     pub events: Arc<Queue>,
     pub state: State,
+    pub pid_file: Option<PidFile>,
     pub published: Published,
     pub commands: Sender<Command>,
     pub wake: Private,
@@ -132,11 +135,17 @@ impl Flip {
         // Before anything is opened here, which could get the number of a descriptor that is named and missing.
         let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
         let startup = Startup::capture()?;
+        let mut control = None;
         let (predecessor, generation, state_promised, registry) = match inherited.inheritance {
             Inheritance::Fresh { listen_fds } => (None, 0, false, Registry::fresh(listen_fds)),
             Inheritance::Upgrade(upgrade) => {
                 let (generation, promised) = (upgrade.hello.generation, upgrade.hello.state_promised);
-                let registry = Registry::inherited(upgrade.descriptors);
+                // A test makes this process one of a release that knows no such mark.
+                let knows = fault::at("control-mark").is_ok();
+                let (marked, table): (Vec<_>, Vec<_>) =
+                    upgrade.descriptors.into_iter().partition(|(entry, _)| entry.control && knows);
+                control = marked.into_iter().next();
+                let registry = Registry::inherited(table);
                 (Some((upgrade.channel, upgrade.hello)), generation, promised, registry)
             }
         };
@@ -146,6 +155,7 @@ impl Flip {
         let wake =
             no_fork.private(fd::eventfd().map_err(|errno| Error::system("cannot make an eventfd", errno))?);
         drop(no_fork);
+        let pid_file = config.pid_file.clone().map(PidFile::new);
         let inner = Arc::new(Inner {
             generation,
             config,
@@ -160,6 +170,7 @@ impl Flip {
             freed: Latch::new()?,
             events: Arc::new(Queue::new()?),
             state: State::new(state_promised)?,
+            pid_file,
             published: Published::default(),
             commands,
             wake,
@@ -169,14 +180,13 @@ impl Flip {
         if inner.asks(Kind::Log) {
             crate::log::subscribe(Arc::downgrade(&inner.events));
         }
-        let threads = supervisor::start(&inner, inbox, predecessor)?;
+        let wanted = inner.config.control.as_ref();
+        let control = Sockets::open(wanted, control, &mut lock(&inner.registry))?;
+        let threads = supervisor::start(&inner, inbox, predecessor, control)?;
         *lock(&inner.threads) = threads;
         signals::connect(inner.wake.as_fd());
         let flip = Flip(inner);
-        let ignored = flip.0.startup.signals.ignored;
-        if let Err(error) =
-            signals::install(&flip.0.config.signals, |signal| ignored & (1 << (signal as u64 - 1)) != 0)
-        {
+        if let Err(error) = signals::install(&flip.0.config.signals, flip.0.startup.signals.ignored) {
             let _ = flip.free();
             return Err(error);
         }
@@ -313,6 +323,11 @@ impl Flip {
                 missing.join(", ")
             )));
         }
+        let first = self.0.generation == 0 && !self.is_shut_down();
+        if let Some(pid_file) = self.0.pid_file.as_ref().filter(|_| first) {
+            // Whoever waits for the file finds a server that serves: it cannot fail any more.
+            pid_file.write()?;
+        }
         let (answer, pending) = reply()?;
         let id = Arc::as_ptr(answer.bell()) as usize;
         self.0.send(Command::Ready(id, answer));
@@ -364,6 +379,19 @@ impl Flip {
                     UNFINISHED.set(Some((handle, pending)));
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// What this process is and does, as one line of JSON; the keys are in `docs/control.md`. In every state.
+    pub fn status(&self) -> Result<String> {
+        self.alone("flip_status")?;
+        let (answer, pending) = reply()?;
+        self.0.send(Command::Status(answer));
+        loop {
+            match pending.wait(self.0.freed.reader(), None) {
+                Err(Error::Interrupted) => {}
+                result => return result,
             }
         }
     }

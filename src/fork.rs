@@ -15,7 +15,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
 const NONE: i32 = -1;
-static SLOTS: [AtomicI32; 64] = [const { AtomicI32::new(NONE) }; 64];
+static SLOTS: [AtomicI32; 128] = [const { AtomicI32::new(NONE) }; 128];
 static CHILD: AtomicBool = AtomicBool::new(false);
 static LIST: ListLock = ListLock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
 

@@ -70,6 +70,12 @@ pub fn fired(fd: BorrowedFd) -> bool {
     }
 }
 
+/// Whether a socket's peer has closed it, in both directions.
+pub fn hung_up(fd: BorrowedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    matches!(fd::poll(&mut fds, Some(Duration::ZERO)), Ok(n) if n > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -62,6 +62,21 @@ struct Closed {
     _inode: Option<OwnedFd>,
 }
 
+/// One that is passed on, for the status.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Connections or datagrams arrive here.
+    pub listener: bool,
+    /// Where it is bound, if an address can say it.
+    pub address: Option<String>,
+    /// Its inode, as in /proc/PID/fd and /proc/net.
+    pub inode: Option<u64>,
+    /// As in the address's `keep=`.
+    pub keep: Option<&'static str>,
+}
+
 /// Whether names can be added and removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -271,19 +286,33 @@ impl Registry {
             listener: entry.listener,
             owner: entry.path.clone(),
             keep: entry.keep,
+            control: false,
         };
         self.entries.iter().map(entry).collect()
+    }
+
+    /// What is passed on, for the status.
+    pub fn listed(&self) -> Vec<Listed> {
+        let listed = |entry: &Entry| {
+            let described = socket::describe(entry.fd.as_fd()).ok().filter(|_| entry.listener);
+            Listed {
+                name: entry.name.clone(),
+                listener: entry.listener,
+                address: described.and_then(|is| is.endpoint()).map(|endpoint| endpoint.to_string()),
+                inode: fd::inode(entry.fd.as_fd()),
+                keep: match entry.keep {
+                    Keep::None => None,
+                    Keep::Stop => Some("stop"),
+                    Keep::Always => Some("always"),
+                },
+            }
+        };
+        self.entries.iter().map(listed).collect()
     }
 
     /// The descriptors of [`Registry::table`].
     pub fn descriptors(&self) -> Vec<Arc<OwnedFd>> {
         self.entries.iter().map(|entry| Arc::clone(&entry.fd)).collect()
-    }
-
-    /// The value of LISTEN_FDNAMES for [`Registry::table`]; none when it is too long for the environment.
-    pub fn listen_fdnames(&self) -> Option<CString> {
-        let names = inherit::encode_names(self.entries.iter().map(|entry| &entry.name[..]))?;
-        CString::new(names).ok()
     }
 
     /// Further members of inherited groups listen, now that the predecessor has committed.
@@ -403,6 +432,12 @@ impl Entry {
             address: None,
         }
     }
+}
+
+/// The value of LISTEN_FDNAMES for a table; none when it is too long for the environment.
+pub fn listen_fdnames(table: &[TableEntry]) -> Option<CString> {
+    let names = inherit::encode_names(table.iter().map(|entry| &entry.name[..]))?;
+    CString::new(names).ok()
 }
 
 fn copy_for_the_caller(fd: &impl AsFd, what: &str) -> Result<OwnedFd> {

@@ -73,11 +73,8 @@ pub fn connect(wake: BorrowedFd) {
 }
 
 /// Installs a handler for each; `ignored` tells what the process was started with. Undone when one of them fails.
-pub fn install(bindings: &[Binding], ignored: impl Fn(i32) -> bool) -> Result<()> {
-    for binding in bindings {
-        if binding.by_default && ignored(binding.signal) {
-            continue;
-        }
+pub fn install(bindings: &[Binding], ignored: u64) -> Result<()> {
+    for binding in bindings.iter().filter(|binding| binding.applies(ignored)) {
         if let Err(errno) = install_one(binding) {
             restore();
             return Err(Error::system(format!("cannot handle signal {}", binding.signal), errno));

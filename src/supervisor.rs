@@ -1,29 +1,34 @@
 //! The thread that polls, feeds the state machine and carries out its actions, in order.
 //!
 //! It runs none of the host's code and blocks every signal but the two that the C library needs. What it knows of the
-//! world is three kinds of descriptor: channels (what the others say), pidfds (that they died) and its wake descriptor
-//! (what the host and signals ask, what the spawner reports). All that a dead process sent is read before its death
-//! is told to the machine.
+//! world is four kinds of descriptor: channels (what the others say), pidfds (that they died), its wake descriptor (what
+//! the host and signals ask, what the spawner reports) and the control socket with its clients (what operators ask). All
+//! that a dead process sent is read before its death is told to the machine.
 
 mod actions;
 mod asking;
 mod deadlines;
 mod draining;
+mod history;
+mod operators;
 mod peers;
 mod spawner;
+mod status;
 
 use crate::channel::{Hello, ToPredecessor};
+use crate::control::server::{ClientId, Server};
+use crate::control::socket::Sockets;
 use crate::error::{Error, Result};
 use crate::events::{Kind, Ticket};
 use crate::flip::Inner;
 use crate::fork::{NoFork, Private};
 use crate::latch::fired;
 use crate::log::{self, Level};
-use crate::registry::{self, Frozen};
+use crate::registry::{self, Frozen, Listed};
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
-use crate::upgrade::{Event, Machine, Origin, Question, Request, Setup, Timer};
+use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
@@ -51,10 +56,20 @@ pub(crate) enum Command {
     ToldOfLoss,
     /// Whatever deadline runs moves to this long from now.
     Extend(Duration, Reply<Result<()>>),
+    /// `flip_status`.
+    Status(Reply<String>),
     /// `flip_free`, and who is told that it may return.
     Free(Reply<()>),
     /// The same with nobody to tell.
     FreeUnanswered,
+}
+
+/// Who asks for something and is told how it went.
+pub(super) enum Asker {
+    /// `flip_upgrade`.
+    Call(Reply<Result<i32>>),
+    /// A client of the control socket.
+    Operator(ClientId, Request),
 }
 
 /// Everything the thread owns.
@@ -72,9 +87,18 @@ pub(super) struct Supervisor {
     timers: BTreeMap<Timer, Instant>,
     ready_callers: Vec<(usize, Reply<Result<()>>)>,
     /// Who asked for the upgrade under way.
-    upgrade_caller: Option<Reply<Result<i32>>>,
+    upgrade_caller: Option<Asker>,
     /// The request that is being handled.
-    asking: Option<Reply<Result<i32>>>,
+    asking: Option<Asker>,
+    /// Operators who wait for a detach that was taken.
+    detaching: Vec<ClientId>,
+    control: Server,
+    history: history::History,
+    /// What was passed on when the registry could last be looked at.
+    listed: Vec<Listed>,
+    /// The predecessor's pid, dead or alive.
+    ancestor: Option<u32>,
+    born: Instant,
     free_caller: Option<Reply<()>>,
     /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
     deaf: Option<bool>,
@@ -98,6 +122,7 @@ pub(crate) fn start(
     inner: &Arc<Inner>,
     inbox: Receiver<Command>,
     predecessor: Option<(ToPredecessor, Hello)>,
+    control: Sockets,
 ) -> Result<Vec<JoinHandle<()>>> {
     let (spawner, spawner_thread) = Spawner::start(inner)?;
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
@@ -115,6 +140,7 @@ pub(crate) fn start(
         promises_state: inner.asks(Kind::State),
         probation: inner.config.probation.is_some(),
     });
+    let ancestor = predecessor.as_ref().map(|(_, hello)| hello.predecessor.pid);
     let now = Instant::now();
     let (predecessor, drainers, commit_deadline) = match predecessor {
         None => {
@@ -128,6 +154,7 @@ pub(crate) fn start(
             (Some(predecessor), hello.drainers, now + Duration::from_nanos(left))
         }
     };
+    let age = fd::start_time(std::process::id()).ok().and_then(fd::age);
     let supervisor = Supervisor {
         inner: Arc::clone(inner),
         inbox,
@@ -141,6 +168,12 @@ pub(crate) fn start(
         ready_callers: Vec::new(),
         upgrade_caller: None,
         asking: None,
+        detaching: Vec::new(),
+        control: Server::new(control),
+        history: history::History::default(),
+        listed: Vec::new(),
+        ancestor,
+        born: age.and_then(|age| now.checked_sub(age)).unwrap_or(now),
         free_caller: None,
         deaf: None,
         upgrade_started: now,
@@ -199,6 +232,7 @@ impl Supervisor {
         for request in signals::take_requests() {
             self.feed(Event::Ask(request, Origin::Unanswered));
         }
+        self.listen_to_operators();
         self.expire();
         self.look_after_the_drain();
     }
@@ -209,8 +243,11 @@ impl Supervisor {
         fds.extend(self.successor.iter().flat_map(Successor::watched));
         fds.extend(self.drainers.iter().map(|drainer| drainer.pidfd.as_fd()));
         fds.extend(self.lingering.iter().map(AsFd::as_fd));
-        let mut fds: Vec<PollFd> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let next = self.timers.values().copied().chain(self.drain_timer()).min();
+        let operators = self.machine.answers_operators();
+        let fds = fds.into_iter().map(|fd| (fd, PollFlags::POLLIN)).chain(self.control.watched(operators));
+        let mut fds: Vec<PollFd> = fds.map(|(fd, events)| PollFd::new(fd, events)).collect();
+        let next = self.timers.values().copied().chain(self.drain_timer());
+        let next = next.chain(self.control.timer(operators)).min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         if let Err(errno) = fd::poll(&mut fds, next)
             && errno != Errno::EINTR
@@ -236,7 +273,7 @@ impl Supervisor {
                     }
                 }
                 Command::Upgrade(caller) => {
-                    self.asking = Some(caller);
+                    self.asking = Some(Asker::Call(caller));
                     self.feed(Event::Ask(Request::Upgrade, Origin::Answered));
                     self.asking = None;
                 }
@@ -250,6 +287,7 @@ impl Supervisor {
                 }
                 Command::ToldOfLoss => self.feed(Event::HostToldOfLoss),
                 Command::Extend(by, caller) => caller.send(self.extend(by)),
+                Command::Status(caller) => caller.send(self.status()),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
                     self.free();
@@ -269,10 +307,17 @@ impl Supervisor {
         log::write(Level::Debug, format_args!("{event:?} in {:?}", self.machine.state()));
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.machine.step(event) {
+            let actions = self.machine.step(event);
+            // The state after one that ends an upgrade may be that of the next one.
+            let ends = actions.iter().any(|action| matches!(action, Action::UpgradeDone(_)));
+            if !ends {
+                self.history.note(self.machine.state());
+            }
+            for action in actions {
                 log::write(Level::Debug, format_args!("  {action:?}"));
                 events.extend(self.act(action));
             }
+            self.history.note(self.machine.state());
         }
         self.set_timers();
         registry::freeze(self.frozen());
@@ -357,6 +402,9 @@ impl Supervisor {
                     }
                     if let Some(state) = predecessor.state.take() {
                         self.inner.state.arrived(state);
+                    }
+                    if let Some(phases) = predecessor.phases.take() {
+                        self.history.begotten(phases);
                     }
                     self.feed(Event::FromPredecessor(says));
                 }

@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod fault;
 pub mod fd;
+pub mod file;
 pub mod futex;
 pub mod net;
 pub mod process;

@@ -408,6 +408,24 @@ impl Machine {
         self.owns
     }
 
+    /// Whether this generation reads the control socket: of two that live at most one does, since both never own.
+    pub fn answers_operators(&self) -> bool {
+        self.owns && matches!(self.state, State::Starting(_) | State::Ready | State::Upgrading(_))
+    }
+
+    /// Whether there is a successor that was told to serve: it may not be ended any more.
+    pub fn has_committed(&self) -> bool {
+        matches!(
+            self.state,
+            State::Upgrading(
+                Phase::Committed { .. }
+                    | Phase::Probation { .. }
+                    | Phase::Announcing { .. }
+                    | Phase::Releasing { .. }
+            )
+        )
+    }
+
     /// Whether a further upgrade was asked for and waits.
     pub fn remembers(&self) -> bool {
         self.remembered

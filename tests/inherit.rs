@@ -378,14 +378,24 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
         let theirs = OwnedFd::from(theirs);
         let files = files(2 + further);
         let owner = PathOwner { path: "/run/a b".into(), dev: 1, ino: 2 };
-        let unix =
-            TableEntry { name: b"unix".to_vec(), listener: true, owner: Some(owner), keep: Keep::Stop };
-        let plain =
-            |name: &str| TableEntry { name: name.into(), listener: false, owner: None, keep: Keep::None };
+        let unix = TableEntry {
+            name: b"unix".to_vec(),
+            listener: true,
+            owner: Some(owner),
+            keep: Keep::Stop,
+            control: false,
+        };
+        let plain = |name: &str| TableEntry {
+            name: name.into(),
+            listener: false,
+            owner: None,
+            keep: Keep::None,
+            control: false,
+        };
         let mut table = vec![unix, plain("b:\n")];
         table.extend((0..further).map(|n| plain(&format!("{n:0250}"))));
         let pidfd = || File::open("/dev/null").unwrap().into();
-        let process = |pid| Process { pid, start: 1, pidfd: pidfd() };
+        let process = |pid| Process { pid, start: 1, pidfd: pidfd(), generation: None };
         let names = encode_names(table.iter().map(|entry| &entry.name[..])).unwrap();
         let nonce = Nonce::generate().unwrap();
         let hello = Hello {

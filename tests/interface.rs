@@ -19,6 +19,8 @@ const NULL_MEANS_SOMETHING: &[(&str, &str)] = &[
     ("flip_set_env", "value"),
     ("flip_event_free", "event"),
     ("flip_event_answer", "reason"),
+    ("flip_config_set_control_socket", "address"),
+    ("flip_config_set_pid_file", "path"),
 ];
 
 /// What still works in a forked child, and what a call with good arguments returns there. All else that takes the
@@ -35,6 +37,11 @@ const WORKS_IN_A_CHILD: &[(&str, i64)] = &[
     // The event at hand is a line for the log.
     ("flip_event_state_fd", -(EINVAL as i64)),
     ("flip_event_answer", -(EINVAL as i64)),
+    // A listener's address, and a directory.
+    ("flip_config_set_control_socket", -(EINVAL as i64)),
+    ("flip_config_set_pid_file", -(EINVAL as i64)),
+    ("flip_control", -(EINVAL as i64)),
+    ("flip_control_status", -(EINVAL as i64)),
 ];
 
 /// What each kind of parameter is given, by its name; these names are in `tests/c/interface.c`.

@@ -21,6 +21,7 @@ const START: u16 = 4;
 const STATE_PROMISED: u16 = 6;
 const DRAINER: u16 = 7;
 const TABLE_SIZE: u16 = 8;
+const DRAINER_GENERATION: u16 = 26;
 
 /// Proves that HELLO and SHELLFLIP_CHANNEL come from the same upgrade.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Process {
     pub start: u64,
     /// Readable once it is dead.
     pub pidfd: OwnedFd,
+    /// Which generation it is, where that is known.
+    pub generation: Option<u32>,
 }
 
 /// The first message, queued before the successor runs.
@@ -73,7 +76,12 @@ impl Hello {
         out.field(STATE_PROMISED, &[u8::from(self.state_promised)]);
         let mut attached = vec![self.predecessor.pidfd.as_fd()];
         for drainer in &self.drainers {
-            out.nested(DRAINER, |inner| drainer.encode(inner));
+            out.nested(DRAINER, |inner| {
+                drainer.encode(inner);
+                if let Some(generation) = drainer.generation {
+                    inner.field(DRAINER_GENERATION, &generation.to_le_bytes());
+                }
+            });
             attached.push(drainer.pidfd.as_fd());
         }
         let Writer(entries) = table::encode(&self.table).map_err(cannot)?;
@@ -116,11 +124,17 @@ impl Hello {
         }
         let mut attached = |whose: &str| descriptors.next().ok_or_else(|| format!("{whose} is missing"));
         let (pid, start) = (required(pid, "pid")?, required(start, "start time")?);
-        let predecessor = Process { pid, start, pidfd: attached("the pidfd of the predecessor")? };
+        let generation = required(generation, "generation")?;
+        if generation == 0 {
+            return Err("its generation is 0, which has no predecessor".into());
+        }
+        let pidfd = attached("the pidfd of the predecessor")?;
+        let predecessor = Process { pid, start, pidfd, generation: Some(generation - 1) };
         let drainers = drainers
             .into_iter()
-            .map(|(pid, start)| {
-                Ok(Process { pid, start, pidfd: attached("the pidfd of a draining generation")? })
+            .map(|(pid, start, generation)| {
+                let pidfd = attached("the pidfd of a draining generation")?;
+                Ok(Process { pid, start, pidfd, generation })
             })
             .collect::<Parsed<Vec<_>>>()?;
         if let Some(size) = table_size {
@@ -130,10 +144,6 @@ impl Hello {
             table = table::read(&attached("the memfd with the table of descriptors")?, size)?;
         }
         table::check_unique(&table)?;
-        let generation = required(generation, "generation")?;
-        if generation == 0 {
-            return Err("its generation is 0, which has no predecessor".into());
-        }
         Ok(Hello {
             nonce: required(nonce, "nonce")?,
             generation,
@@ -153,19 +163,22 @@ impl Process {
     }
 }
 
-fn drainer_from(field: &Field) -> Parsed<(u32, u64)> {
-    let (mut pid, mut start) = (None, None);
+fn drainer_from(field: &Field) -> Parsed<(u32, u64, Option<u32>)> {
+    let (mut pid, mut start, mut generation) = (None, None, None);
+    let name = "generation of a draining process";
     let mut fields = Fields::new(field.value);
     while let Some(field) = fields.next_field()? {
         match field.tag {
             PID => once(&mut pid, "pid of a draining generation", pid_from(&field)?)?,
             START => once(&mut start, "start time of a draining generation", field.u64("start time")?)?,
+            DRAINER_GENERATION => once(&mut generation, name, field.u32(name)?)?,
             _ => field.skip()?,
         }
     }
     Ok((
         required(pid, "pid of a draining generation")?,
         required(start, "start time of a draining generation")?,
+        generation,
     ))
 }
 

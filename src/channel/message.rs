@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A longer reason is cut.
 const MAX_REASON: usize = 4096;
+/// An upgrade has eight; what is more than this is for nobody to read.
+const MAX_PHASES: usize = 64;
 
 /// What the predecessor says.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub enum FromPredecessor {
     Released {
         /// A signal asked for a further upgrade meanwhile.
         upgrade_requested: bool,
+        /// What the upgrade spent its time on, for the status: name and milliseconds.
+        phases: Vec<(String, u64)>,
     },
     /// The whole service is to stop.
     Stop,
@@ -125,6 +129,8 @@ pub(super) const COMMIT_DEADLINE: u16 = 5;
 const REASON: u16 = 9;
 const UPGRADE_REQUESTED: u16 = 10;
 const MS: u16 = 11;
+const PHASE: u16 = 24;
+const PHASE_NAME: u16 = 25;
 
 impl Message for FromPredecessor {
     fn names(&self) -> &'static Names {
@@ -149,8 +155,15 @@ impl Message for FromPredecessor {
             }
             FromPredecessor::Commit => Writer::record(COMMIT),
             FromPredecessor::Abort(reason) => with_reason(ABORT, reason),
-            FromPredecessor::Released { upgrade_requested } => {
-                with_field(RELEASED, UPGRADE_REQUESTED, &[u8::from(*upgrade_requested)])
+            FromPredecessor::Released { upgrade_requested, phases } => {
+                let mut out = with_field(RELEASED, UPGRADE_REQUESTED, &[u8::from(*upgrade_requested)]);
+                for (name, ms) in phases.iter().take(MAX_PHASES) {
+                    out.nested(PHASE, |inner| {
+                        inner.field(PHASE_NAME, name.as_bytes());
+                        inner.field(MS, &ms.to_le_bytes());
+                    });
+                }
+                out
             }
             FromPredecessor::Stop => Writer::record(STOP),
             FromPredecessor::Extend { commit_deadline } => {
@@ -175,11 +188,7 @@ impl Message for FromPredecessor {
                 }
                 COMMIT => no_fields(fields).map(|()| FromPredecessor::Commit)?,
                 ABORT => FromPredecessor::Abort(reason(fields)?),
-                RELEASED => {
-                    let name = "upgrade request";
-                    let upgrade_requested = one_field(fields, UPGRADE_REQUESTED, name, |f| f.bool(name))?;
-                    FromPredecessor::Released { upgrade_requested }
-                }
+                RELEASED => released(fields)?,
                 STOP => no_fields(fields).map(|()| FromPredecessor::Stop)?,
                 EXTEND_COMMIT => {
                     let name = "commit deadline";
@@ -283,8 +292,38 @@ fn with_reason(kind: u16, reason: &str) -> Writer {
 /// A reason ends up in log lines and in the one-line answers of the control socket, so it is made one line.
 fn reason(fields: Fields) -> Parsed<String> {
     let raw = one_field(fields, REASON, "reason", |field| Ok(field.value.to_vec()))?;
-    let text = String::from_utf8_lossy(&raw);
-    Ok(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    Ok(one_line(&raw))
+}
+
+fn released(mut fields: Fields) -> Parsed<FromPredecessor> {
+    let name = "upgrade request";
+    let (mut upgrade_requested, mut phases) = (None, Vec::new());
+    while let Some(field) = fields.next_field()? {
+        match field.tag {
+            UPGRADE_REQUESTED => once(&mut upgrade_requested, name, field.bool(name)?)?,
+            PHASE if phases.len() < MAX_PHASES => phases.push(phase(&field)?),
+            PHASE => {}
+            _ => field.skip()?,
+        }
+    }
+    Ok(FromPredecessor::Released { upgrade_requested: required(upgrade_requested, name)?, phases })
+}
+
+fn phase(field: &Field) -> Parsed<(String, u64)> {
+    let (mut name, mut ms) = (None, None);
+    let mut fields = Fields::new(field.value);
+    while let Some(field) = fields.next_field()? {
+        match field.tag {
+            PHASE_NAME => once(&mut name, "name of a phase", one_line(field.value))?,
+            MS => once(&mut ms, "time of a phase", field.u64("time of a phase")?)?,
+            _ => field.skip()?,
+        }
+    }
+    Ok((required(name, "name of a phase")?, required(ms, "time of a phase")?))
+}
+
+fn one_line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace(char::is_control, " ")
 }
 
 fn no_fields(mut fields: Fields) -> Parsed<()> {

@@ -30,6 +30,8 @@ pub struct TableEntry {
     pub owner: Option<PathOwner>,
     /// Whether it outlives a shutdown.
     pub keep: Keep,
+    /// It is the library's control socket, and no business of the host's.
+    pub control: bool,
 }
 
 const MAX_NAME: usize = 255;
@@ -45,6 +47,7 @@ const KEEP: u16 = 19;
 const OWNER_PATH: u16 = 20;
 const OWNER_DEV: u16 = 21;
 const OWNER_INO: u16 = 22;
+const CONTROL: u16 = 23;
 
 /// The table as fields, or which entry cannot be sent.
 pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
@@ -69,6 +72,10 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
                 entry_out.field(OWNER_DEV, &owner.dev.to_le_bytes());
                 entry_out.field(OWNER_INO, &owner.ino.to_le_bytes());
             }
+            // Not critical: to a release that does not know it this is one more listener that nobody claims.
+            if entry.control {
+                entry_out.field(CONTROL, &[1]);
+            }
         });
     }
     if out.0.len() as u64 > MAX_TABLE {
@@ -81,6 +88,7 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
 pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
     let (mut name, mut listener, mut keep) = (None, None, None);
     let (mut path, mut dev, mut ino) = (None, None, None);
+    let mut control = None;
     let mut fields = Fields::new(field.value);
     while let Some(field) = fields.next_field()? {
         match field.tag {
@@ -90,6 +98,7 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
             OWNER_PATH => once(&mut path, "path", field.value.to_vec())?,
             OWNER_DEV => once(&mut dev, "device number", field.u64("device number")?)?,
             OWNER_INO => once(&mut ino, "inode number", field.u64("inode number")?)?,
+            CONTROL => once(&mut control, "control mark", field.bool("control mark")?)?,
             _ => field.skip()?,
         }
     }
@@ -109,6 +118,7 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
         listener: required(listener, "listener mark")?,
         owner,
         keep,
+        control: control.unwrap_or(false),
     };
     check(&entry)?;
     Ok(entry)

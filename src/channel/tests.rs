@@ -27,24 +27,24 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
 }
 
 fn entry(name: &[u8]) -> TableEntry {
-    TableEntry { name: name.to_vec(), listener: false, owner: None, keep: Keep::None }
+    TableEntry { name: name.to_vec(), listener: false, owner: None, keep: Keep::None, control: false }
 }
 
 fn hello(table: Vec<TableEntry>) -> Hello {
     Hello {
         nonce: Nonce([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         generation: 3,
-        predecessor: Process { pid: 4711, start: 123_456_789, pidfd: some_fd() },
+        predecessor: Process { pid: 4711, start: 123_456_789, pidfd: some_fd(), generation: Some(2) },
         commit_deadline: 70_000_000_000,
         state_promised: true,
         table,
-        drainers: vec![Process { pid: 4700, start: 123_450_000, pidfd: some_fd() }],
+        drainers: vec![Process { pid: 4700, start: 123_450_000, pidfd: some_fd(), generation: None }],
     }
 }
 
 fn documented_hello() -> Hello {
     let path = PathOwner { path: "/run/a.sock".into(), dev: 26, ino: 5150 };
-    let unix = TableEntry { name: b"health".to_vec(), listener: true, owner: Some(path), keep: Keep::Always };
+    let unix = TableEntry { listener: true, owner: Some(path), keep: Keep::Always, ..entry(b"health") };
     hello(vec![TableEntry { listener: true, ..entry(b"tcp://127.0.0.1:8080") }, unix, entry(b"\xff:data")])
 }
 
@@ -74,8 +74,20 @@ fn from_predecessor() -> Vec<(&'static str, FromPredecessor, &'static str)> {
         ),
         (
             "RELEASED",
-            FromPredecessor::Released { upgrade_requested: true },
+            FromPredecessor::Released { upgrade_requested: true, phases: Vec::new() },
             "53 46 4c 50 01 00 05 00 00 00 00 00 0a 00 00 00 01 00 00 00 01",
+        ),
+        (
+            "RELEASED with phases",
+            FromPredecessor::Released {
+                upgrade_requested: false,
+                phases: vec![("spawning".into(), 3), ("committed".into(), 1500)],
+            },
+            "53 46 4c 50 01 00 05 00 00 00 00 00 0a 00 00 00 01 00 00 00 00
+             18 00 00 00 20 00 00 00 19 00 00 00 08 00 00 00 73 70 61 77 6e 69 6e 67
+             0b 00 00 00 08 00 00 00 03 00 00 00 00 00 00 00
+             18 00 00 00 21 00 00 00 19 00 00 00 09 00 00 00 63 6f 6d 6d 69 74 74 65 64
+             0b 00 00 00 08 00 00 00 dc 05 00 00 00 00 00 00",
         ),
         ("STOP", FromPredecessor::Stop, "53 46 4c 50 01 00 06 00 00 00 00 00"),
         (

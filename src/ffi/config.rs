@@ -5,7 +5,7 @@ use super::{FLIP_REQUEST_DETACH, FLIP_REQUEST_NONE, FLIP_REQUEST_STOP, FLIP_REQU
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::upgrade::Request;
-use std::ffi::{c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 
 /// What can be chosen before `flip_init`. Made by `flip_config_new`, owned by the caller. Not thread-safe: one thread
 /// at a time.
@@ -163,6 +163,57 @@ pub unsafe extern "C" fn flip_config_set_events(config: *mut flip_config_t, mask
     call("flip_config_set_events", || {
         // SAFETY: as promised by the caller.
         unsafe { borrow(config) }?.set_events(mask).map(|()| 0)
+    })
+}
+
+/// A file that holds the pid of the generation that serves, one line; NULL (the default): none. A relative path is
+/// relative to the working directory at this call. `flip_ready` of generation 0 writes it; a later generation does
+/// when its predecessor has handed over, and removes nothing when it fails to (it says so in the log and the status).
+/// It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
+/// link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
+///
+/// 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
+/// working directory was removed.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+/// - `path` is NULL or a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_pid_file(config: *mut flip_config_t, path: *const c_char) -> c_int {
+    call("flip_config_set_pid_file", || {
+        // SAFETY: as promised by the caller.
+        let config = unsafe { borrow(config) }?;
+        // SAFETY: not NULL, and as promised by the caller.
+        let path = (!path.is_null()).then(|| unsafe { CStr::from_ptr(path) });
+        config.set_pid_file(path.map(CStr::to_bytes)).map(|()| 0)
+    })
+}
+
+/// Where operators ask for upgrades, stops, detaches and the status: "unix:///run/a.ctl?mode=0660&owner=:ops" or
+/// "unix:@name"; NULL (the default): nowhere. The path's mode and owner are the authority, mode 0600 without `mode=`,
+/// from the first instant on; an abstract name answers root and this process's own user. `flip_init` binds it, in
+/// place of one that nobody listens on any more; a successor inherits it where the address is the same, so that it is
+/// never missing. It is read by one generation at a time: the old one until it has handed over. On a stop or detach
+/// it is closed and unlinked. The lines that it takes, as from nc -U, are in docs/control.md.
+///
+/// 0, or -EINVAL: NULL, an address that makes no sense here.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+/// - `address` is NULL or a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_control_socket(
+    config: *mut flip_config_t,
+    address: *const c_char,
+) -> c_int {
+    call("flip_config_set_control_socket", || {
+        // SAFETY: as promised by the caller.
+        let config = unsafe { borrow(config) }?;
+        // SAFETY: not NULL, and as promised by the caller.
+        let address = (!address.is_null()).then(|| unsafe { CStr::from_ptr(address) });
+        config.set_control_socket(address.map(CStr::to_bytes)).map(|()| 0)
     })
 }
 

@@ -53,7 +53,8 @@ pub unsafe extern "C" fn flip_init(config: *const flip_config_t, out_flip: *mut 
 /// Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
 /// serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
 /// was told to serve, it waits until it does (at most 10 s) and hands everything over. A stop without a successor
-/// unlinks unix paths. It closes the library's descriptors, not the caller's copies from `flip_listen`.
+/// unlinks unix paths and removes the pid file. It closes the library's descriptors, not the caller's copies from
+/// `flip_listen`.
 ///
 /// In a forked child it closes the child's copies and touches nothing else.
 ///

@@ -16,7 +16,8 @@ use std::os::fd::AsRawFd;
 /// (the predecessor gave up, or somebody asked this process to stop), -ETIME (it was not let by the upgrade
 /// deadline), -EPROTO. Not final: -ENOENT, members of an inherited reuseport group are unclaimed (`flip_last_error`
 /// names them): claim or forget them and call again; -ECONNRESET: promised state was lost and `flip_take_state` has
-/// not said so yet: call that first. -ECHILD in a forked child.
+/// not said so yet: call that first; in generation 0 the errno with which the pid file could not be written. -ECHILD
+/// in a forked child.
 ///
 /// # Safety
 ///

@@ -84,6 +84,22 @@ impl Registry {
         Ok(None)
     }
 
+    /// A socket for the library itself that a service manager has passed for this address, listening and
+    /// non-blocking.
+    pub fn claim_for_library(&mut self, address: &Address) -> Result<Option<OwnedFd>> {
+        let Some(index) = self.find(&address.name(), address)? else { return Ok(None) };
+        if !matches!(self.unclaimed[index].source, Source::Foreign(_)) {
+            return Ok(None);
+        }
+        let (_, inherited) = self.claim(index, &address.to_string())?;
+        let fd = inherited.own();
+        socket::set_nonblocking_once(fd.as_fd())?;
+        if !socket::is_listening(fd.as_fd())? {
+            socket::listen(fd.as_fd(), address)?;
+        }
+        Ok(Some(fd))
+    }
+
     /// Takes it out of what is unclaimed, with a copy for the caller. All that can fail comes first: what is lost here
     /// would be closed.
     pub(super) fn claim(&mut self, index: usize, what: &str) -> Result<(OwnedFd, Inherited)> {

@@ -1,6 +1,7 @@
 //! What the supervisor does for each action of the state machine.
 
-use super::spawner::{Order, Report};
+use super::history::Current;
+use super::spawner::{Order, Passed, Report};
 use super::{Supervisor, deadlines};
 use crate::channel::{FromPredecessor, Hello, Keep, Nonce, Process, pair};
 use crate::error::{Error, Failure, Result};
@@ -8,6 +9,7 @@ use crate::events::Kind;
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
 use crate::log::{self, Level};
+use crate::pid_file::PidFile;
 use crate::registry::{self, Frozen};
 use crate::sys::{fd, process};
 use crate::upgrade::{
@@ -33,14 +35,14 @@ impl Supervisor {
     pub(super) fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Accept => {
-                self.upgrade_caller = self.asking.take().or(self.upgrade_caller.take());
+                self.accepted();
                 None
             }
             Action::Refuse(why) => {
                 let error = refusal(&why);
                 log::write(Level::Info, format_args!("request refused: {error}"));
-                if let Some(caller) = self.asking.take() {
-                    caller.send(Err(error));
+                if let Some(asker) = self.asking.take() {
+                    self.tell_asker(asker, Err(error));
                 }
                 None
             }
@@ -53,6 +55,7 @@ impl Supervisor {
             Action::ToPredecessor(says) => {
                 if let SuccessorSays::Withdrawn(_) = says {
                     lock(&self.inner.registry).withdraw();
+                    self.control.sockets.withdraw();
                 }
                 let outcome = match &self.predecessor {
                     Some(predecessor) => predecessor.send(&says),
@@ -109,10 +112,15 @@ impl Supervisor {
                 for name in lock(&self.inner.registry).drop_unclaimed() {
                     log::write(Level::Info, format_args!("closed {name}: inherited, and not claimed"));
                 }
+                for line in self.control.sockets.own() {
+                    log::write(Level::Error, format_args!("{line}"));
+                }
+                self.write_pid_file();
                 None
             }
             Action::Disown => {
                 lock(&self.inner.registry).disown();
+                self.control.sockets.disown();
                 None
             }
             Action::Shutdown(kind) => {
@@ -133,11 +141,31 @@ impl Supervisor {
                 None
             }
             Action::Finish => {
-                lock(&self.inner.registry).finish(self.machine.owns());
+                self.dismiss_operators(Shutdown::Stop);
+                self.remove_what_is_ours();
                 self.predecessor = None;
                 self.finished = true;
                 None
             }
+        }
+    }
+
+    /// A server that serves is worth more than its pid file: a failure is a line in the log and in the status.
+    fn write_pid_file(&self) {
+        if !self.machine.serves() {
+            return;
+        }
+        if let Some(Err(error)) = self.inner.pid_file.as_ref().map(PidFile::write) {
+            log::write(Level::Error, format_args!("{error}"));
+        }
+    }
+
+    /// The end, by `flip_free` or a hard stop.
+    pub(super) fn remove_what_is_ours(&self) {
+        let owns = self.machine.owns();
+        lock(&self.inner.registry).finish(owns);
+        if let Some(Err(error)) = self.inner.pid_file.as_ref().filter(|_| owns).map(PidFile::remove) {
+            log::write(Level::Error, format_args!("{error}"));
         }
     }
 
@@ -154,11 +182,17 @@ impl Supervisor {
         if !self.inner.asks(Kind::Starting) {
             self.start_clock();
         }
-        let (table, descriptors, names) = {
+        let (mut table, descriptors) = {
             registry::freeze(Frozen::Upgrading);
             let registry = lock(&self.inner.registry);
-            (registry.table(), registry.descriptors(), registry.listen_fdnames())
+            (registry.table(), registry.descriptors())
         };
+        let mut descriptors: Vec<Passed> = descriptors.into_iter().map(|fd| fd as Passed).collect();
+        if let Some((entry, listener)) = self.control.sockets.entry(&table) {
+            table.push(entry);
+            descriptors.push(listener);
+        }
+        let names = registry::listen_fdnames(&table);
         let nonce = Nonce(fd::random_16().map_err(|errno| Error::system("cannot make a nonce", errno))?);
         let (ours, theirs) = {
             let no_fork = NoFork::hold();
@@ -196,7 +230,7 @@ impl Supervisor {
             .map(|process| {
                 let pidfd = fd::dup_cloexec(process.pidfd.as_fd(), fd::FIRST)
                     .map_err(|errno| Error::system("cannot duplicate a pidfd", errno))?;
-                Ok(Process { pid: process.pid, start: process.start, pidfd })
+                Ok(Process { pid: process.pid, start: process.start, pidfd, generation: process.generation })
             })
             .collect()
     }
@@ -232,7 +266,8 @@ impl Supervisor {
             PredecessorSays::Commit => FromPredecessor::Commit,
             PredecessorSays::Abort(reason) => FromPredecessor::Abort(reason.clone()),
             PredecessorSays::Released { upgrade_requested } => {
-                FromPredecessor::Released { upgrade_requested: *upgrade_requested }
+                let phases = self.history.current.as_ref().map(Current::spent_ms).unwrap_or_default();
+                FromPredecessor::Released { upgrade_requested: *upgrade_requested, phases }
             }
             PredecessorSays::Stop => FromPredecessor::Stop,
             PredecessorSays::Extend => {
@@ -299,8 +334,14 @@ impl Supervisor {
                 }
             }
         };
-        if let Some(caller) = self.upgrade_caller.take() {
-            caller.send(result);
+        let (failure, text) = match &result {
+            Ok(pid) => (None, format!("upgraded to process {pid} after {after:.3} s")),
+            Err(error) => (Some(error.failure()), error.to_string()),
+        };
+        let unconfirmed = failure == Some(Failure::Unconfirmed);
+        self.history.done(failure, &text, self.started, unconfirmed);
+        if let Some(asker) = self.upgrade_caller.take() {
+            self.tell_asker(asker, result);
         }
     }
 
@@ -327,6 +368,7 @@ impl Supervisor {
             Shutdown::Detach => "this process is on its own from now on",
         };
         self.tell(Kind::Shutdown, Failure::None, text);
+        self.dismiss_operators(kind);
         if kind == Shutdown::Detach {
             self.inner.detached.fire(0);
             return;
@@ -382,7 +424,7 @@ fn this_process() -> Result<Process> {
     let pid = std::process::id();
     let failed = |errno| Error::system("cannot find out about this process", errno);
     let pidfd = process::pidfd_open(Pid::this()).map_err(failed)?;
-    Ok(Process { pid, start: fd::start_time(pid).map_err(failed)?, pidfd })
+    Ok(Process { pid, start: fd::start_time(pid).map_err(failed)?, pidfd, generation: None })
 }
 
 fn copy(fd: &OwnedFd) -> Result<Arc<OwnedFd>> {

@@ -1,6 +1,6 @@
 //! What the supervisor asks and tells the host: events into its queue, and the state that it writes.
 
-use super::Supervisor;
+use super::{Asker, Supervisor};
 use crate::channel::FromPredecessor;
 use crate::error::{Error, Failure};
 use crate::events::{HostEvent, Kind, Ticket};
@@ -24,8 +24,14 @@ impl Supervisor {
         let (text, state) = match question {
             Question::Starting => {
                 self.start_clock();
-                let who =
-                    if self.upgrade_caller.is_some() { "flip_upgrade" } else { "a signal or flip_request" };
+                let who = match &self.upgrade_caller {
+                    Some(Asker::Call(_)) => "flip_upgrade".to_string(),
+                    Some(Asker::Operator(id, _)) => match self.control.who(*id) {
+                        Some(who) => format!("{who}, over the control socket"),
+                        None => "the control socket".to_string(),
+                    },
+                    None => "a signal or flip_request".to_string(),
+                };
                 (format!("an upgrade was asked for by {who}"), None)
             }
             Question::State => {

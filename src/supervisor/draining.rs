@@ -4,7 +4,6 @@
 use super::Supervisor;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Result};
-use crate::flip::lock;
 use crate::log::{self, Level};
 use crate::sys::fd;
 use crate::upgrade::{Starting, State};
@@ -31,7 +30,7 @@ impl Supervisor {
         }
         if self.hard_stop_at().is_some_and(|at| at <= Instant::now()) {
             log::write(Level::Error, format_args!("hard stop: {} connections open", CONNECTIONS.count()));
-            lock(&self.inner.registry).finish(self.machine.owns());
+            self.remove_what_is_ours();
             // SAFETY: no memory is touched. Nothing that runs in this process could prevent it.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         }

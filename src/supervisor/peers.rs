@@ -32,6 +32,8 @@ pub(super) struct Predecessor {
     pub commit_deadline: Option<Instant>,
     /// What STATE brought.
     pub state: Option<OwnedFd>,
+    /// What RELEASED tells of the upgrade.
+    pub phases: Option<Vec<(String, u64)>>,
 }
 
 /// Whom we started.
@@ -78,7 +80,7 @@ fn next<Out: Message, In: Message>(
 
 impl Predecessor {
     pub fn new(channel: PrivateChannel<ToPredecessor>, process: Process) -> Predecessor {
-        Predecessor { channel: Some(channel), process, commit_deadline: None, state: None }
+        Predecessor { channel: Some(channel), process, commit_deadline: None, state: None, phases: None }
     }
 
     pub fn watched(&self) -> Vec<BorrowedFd<'_>> {
@@ -104,7 +106,8 @@ impl Predecessor {
             }
             FromPredecessor::Commit => PredecessorSays::Commit,
             FromPredecessor::Abort(reason) => PredecessorSays::Abort(reason),
-            FromPredecessor::Released { upgrade_requested } => {
+            FromPredecessor::Released { upgrade_requested, phases } => {
+                self.phases = Some(phases);
                 PredecessorSays::Released { upgrade_requested }
             }
             FromPredecessor::Stop => PredecessorSays::Stop,

@@ -16,11 +16,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+/// One of the descriptors that cross, whoever owns it.
+pub(super) type Passed = Arc<dyn AsFd + Send + Sync>;
+
 /// What a successor gets. What is run is found out on the spawner's thread: a path may lead to a server that hangs.
 pub(super) struct Order {
     pub overrides: Overrides,
     pub stdio: [Option<Arc<OwnedFd>>; 3],
-    pub descriptors: Vec<Arc<OwnedFd>>,
+    pub descriptors: Vec<Passed>,
     pub channel: OwnedFd,
     pub names: Option<CString>,
     pub nonce: Nonce,
@@ -33,9 +36,9 @@ impl Order {
         let job = Job {
             program,
             environment: self.overrides.environment(startup),
-            stdio: self.stdio,
+            stdio: self.stdio.map(|fd| fd.map(|fd| fd as Passed)),
             descriptors: self.descriptors,
-            channel: Arc::new(self.channel),
+            channel: Arc::new(self.channel) as Passed,
             listen_fdnames: self.names,
             nonce: self.nonce.to_string(),
             signals: startup.signals,

@@ -170,6 +170,11 @@ pub fn same_file(one: BorrowedFd, other: BorrowedFd) -> bool {
     matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
 }
 
+/// The number of its inode.
+pub fn inode(fd: BorrowedFd) -> Option<u64> {
+    nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino)
+}
+
 /// The size of a file in bytes.
 pub fn size(fd: BorrowedFd) -> Result<u64, Errno> {
     fault::at("fstat")?;
@@ -245,6 +250,19 @@ pub fn start_time(pid: u32) -> Result<u64, Errno> {
         Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
     };
     start_time_field(&stat).ok_or(Errno::EIO)
+}
+
+/// How long ago that was.
+pub fn age(start_time: u64) -> Option<Duration> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec; sysconf asks for a number.
+    let (done, ticks) =
+        unsafe { (libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now), libc::sysconf(libc::_SC_CLK_TCK)) };
+    let ticks = u64::try_from(ticks).ok().filter(|ticks| done == 0 && *ticks > 0)?;
+    let now = Duration::new(u64::try_from(now.tv_sec).ok()?, u32::try_from(now.tv_nsec).ok()?);
+    let start = Duration::from_secs(start_time / ticks)
+        + Duration::from_nanos(start_time % ticks * 1_000_000_000 / ticks);
+    Some(now.saturating_sub(start))
 }
 
 /// Field 22 of proc_pid_stat(5), counted from behind the command: that may hold spaces and parentheses itself.

@@ -104,6 +104,28 @@ pub fn has_peer(fd: BorrowedFd<'_>) -> Result<bool> {
     }
 }
 
+/// Who connected a unix socket, as this process's namespaces see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The process; 0 for one of another pid namespace.
+    pub pid: i32,
+    /// The user; the overflow uid (65534) for one that the user namespace does not know.
+    pub uid: u32,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} of user {}", self.pid, self.uid)
+    }
+}
+
+/// SO_PEERCRED
+pub fn peer(fd: BorrowedFd<'_>) -> Result<Peer> {
+    fault::at("getsockopt")?;
+    let peer = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials)?;
+    Ok(Peer { pid: peer.pid(), uid: peer.uid() })
+}
+
 /// An option that is one int.
 pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32> {
     fault::at("getsockopt")?;

@@ -15,14 +15,15 @@
  *   GET /system/C       system(C)
  *
  * The environment says how it starts: HOST_ADDRESS (default tcp://127.0.0.1:0), HOST_VERSION, UPGRADE_TIMEOUT_MS,
- * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL (a folder: the same calls are answered on the unix socket PID in it from
- * flip_init on, in every state), and HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by
- * commas: exit:N, kill, hang, sleep:MS, fork (a child that lives on and holds every descriptor that fork handlers leave
- * it), worker (the same by the bare system call: it holds the library's own, too), free, ready:MS (a flip_ready with that
- * time-out, reported), ready-loop:MS (again and again until it does not time out), ready-free (flip_ready in a thread,
- * flip_free in another), wait:FILE (until it exists), child (this program again, without steps, in a child), leak
- * (descriptors without CLOEXEC), many:N (listeners), signals (blocks, ignores, handles some), and after flip_ready, when the
- * threads that serve exist: setuid:N, seccomp (no clone, no fork, no execve on the main thread), both reported.
+ * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL_SOCKET (the library's), HOST_PID_FILE, HOST_CONTROL (a folder: the same
+ * calls are answered on the unix socket PID in it from flip_init on, in every state), and HOST_BEFORE_READY, a list
+ * of steps between flip_init and flip_ready, separated by commas: exit:N, kill, hang, sleep:MS, fork (a child that
+ * lives on and holds every descriptor that fork handlers leave it), worker (the same by the bare system call: it
+ * holds the library's own, too), free, ready:MS (a flip_ready with that time-out, reported), ready-loop:MS (again and
+ * again until it does not time out), ready-free (flip_ready in a thread, flip_free in another), wait:FILE (until it
+ * exists), child (this program again, without steps, in a child), leak (descriptors without CLOEXEC), many:N
+ * (listeners), signals (blocks, ignores, handles some), and after flip_ready, when the threads that serve exist:
+ * setuid:N, seccomp (no clone, no fork, no execve on the main thread), both reported.
  * It reports to stdout, one line each: `init`, `listening ADDRESS`, `ready RC`, `shutdown KIND`, `drain RC`, `end`. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -436,6 +437,10 @@ int main(void)
         flip_config_set_drain_timeout(config, (uint64_t)option("DRAIN_TIMEOUT_MS", 0));
     if (getenv("HOST_NO_SIGNALS"))
         flip_config_set_signal(config, 0, FLIP_REQUEST_NONE);
+    if (getenv("HOST_CONTROL_SOCKET") && flip_config_set_control_socket(config, getenv("HOST_CONTROL_SOCKET")) != 0)
+        fprintf(stderr, "control socket: %s\n", flip_last_error());
+    if (getenv("HOST_PID_FILE") && flip_config_set_pid_file(config, getenv("HOST_PID_FILE")) != 0)
+        fprintf(stderr, "pid file: %s\n", flip_last_error());
     int rc = flip_init(config, &flip);
     flip_config_free(config);
     if (rc != 0) {

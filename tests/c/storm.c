@@ -125,6 +125,7 @@ static void *storm(void *argument)
             rc = CHECK(flip_extend(flip, next(&seed) % 20 + 1));
         } else if (what == 11) {
             rc = CHECK(flip_conn_count(flip));
+            rc = CHECK(flip_status(flip, NULL, 0));
             rc = CHECK(flip_successor_pid(flip));
         } else {
             flip_event_t *event = NULL;

@@ -17,7 +17,7 @@
  *
  * All but / answer {"rc":…,"failure":…,"error":"…"}. The environment: EVENTS (a mask), READER=0 (nobody reads events but
  * /event), STARTING, STATE (policies), BEFORE (steps before flip_ready, with commas: take, sleep:MS, extend:MS,
- * wait:FILE, kill), STAY (does not end after the drain), and PROBATION_MS, MAX_DRAINING, HARD_STOP_MS,
+ * wait:FILE, kill), STAY (does not end after the drain), CONTROL_SOCKET (the library's), and PROBATION_MS, MAX_DRAINING, HARD_STOP_MS,
  * UPGRADE_TIMEOUT_MS, DRAIN_TIMEOUT_MS. It reports to stdout, one line each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -396,6 +396,8 @@ int main(void)
         flip_config_set_hard_stop(config, number("HARD_STOP_MS"));
     if (getenv("PROBATION_MS"))
         flip_config_set_probation(config, number("PROBATION_MS"));
+    if (getenv("CONTROL_SOCKET"))
+        flip_config_set_control_socket(config, getenv("CONTROL_SOCKET"));
     if (getenv("STARTING"))
         snprintf(starting, sizeof starting, "%s", getenv("STARTING"));
     if (getenv("STATE"))

@@ -34,7 +34,7 @@ fn a_send_that_fails_says_how() {
     assert_eq!(error.to_string(), "cannot send ABORT: out of memory (ENOMEM)");
     assert!(matches!(successor.receive(), Received::Nothing));
     // What the socket took cannot fail any more.
-    let released = FromPredecessor::Released { upgrade_requested: false };
+    let released = FromPredecessor::Released { upgrade_requested: false, phases: Vec::new() };
     assert_eq!(predecessor.send(&released).unwrap(), Sent::Taken);
     assert!(matches!(successor.receive(), Received::Message(FromPredecessor::Released { .. })));
 }

@@ -3,8 +3,9 @@
 use super::*;
 use crate::channel::hello::{Hello, MAX_DRAINERS, Process};
 use crate::channel::message::{FromPredecessor, FromSuccessor, Message};
+use crate::channel::table;
 use crate::channel::transport::{Received, Sent, ToPredecessor, ToSuccessor, pair};
-use crate::channel::wire::MAX_RECORD;
+use crate::channel::wire::{Field, Fields, MAX_RECORD, Writer};
 use crate::error::Error;
 use crate::sys::{fd, scm};
 use nix::errno::Errno;
@@ -22,7 +23,7 @@ fn hello_arrives_with_the_descriptors_in_their_order() {
     let expected = (inode(&pidfd), inode(&drainer), inode(&state));
     let hello = Hello {
         predecessor: Process { pidfd, ..hello.predecessor },
-        drainers: vec![Process { pid: 1, start: 2, pidfd: drainer }],
+        drainers: vec![Process { pid: 1, start: 2, pidfd: drainer, generation: None }],
         ..hello
     };
     let table = hello.table.clone();
@@ -45,7 +46,7 @@ fn hello_arrives_with_the_descriptors_in_their_order() {
 #[test]
 fn a_thousand_long_names_and_two_hundred_drainers_cross_in_one_hello() {
     let long = |n: usize| entry(format!("{n:0255}").as_bytes());
-    let process = |pid| Process { pid, start: 7, pidfd: some_fd() };
+    let process = |pid| Process { pid, start: 7, pidfd: some_fd(), generation: Some(pid + 5) };
     let hello = Hello {
         drainers: (1..=MAX_DRAINERS as u32).map(process).collect(),
         ..hello((0..1000).map(long).collect())
@@ -58,15 +59,40 @@ fn a_thousand_long_names_and_two_hundred_drainers_cross_in_one_hello() {
     let Received::Message(FromPredecessor::Hello(got)) = successor.receive() else { panic!("no HELLO") };
     assert_eq!(got.table, table);
     assert_eq!(got.drainers.iter().map(|d| d.pid).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+    assert!(got.drainers.iter().all(|d| d.generation == Some(d.pid + 5)));
 
     let too_many = Hello { drainers: (1..=201).map(process).collect(), ..hello_without_table() };
     let error = FromPredecessor::Hello(Box::new(too_many)).encode().unwrap_err();
     assert_eq!(error.to_string(), "cannot hand over: 201 older generations still drain, 200 is the most");
 }
 
+/// To a release that knows no control socket it is one more listener, with a path that goes when nobody claims it.
+#[test]
+fn the_mark_of_the_control_socket_may_be_skipped() {
+    let owner = PathOwner { path: b"/run/a.ctl".to_vec(), dev: 1, ino: 2 };
+    let marked =
+        TableEntry { listener: true, owner: Some(owner), control: true, ..entry(b"shellflip-control") };
+    let Writer(bytes) = table::encode(std::slice::from_ref(&marked)).unwrap();
+    let entry = Fields::new(&bytes).next_field().unwrap().unwrap();
+    assert_eq!(table::decode_entry(&entry), Ok(marked.clone()));
+    let mut known = Writer::default();
+    let mut fields = Fields::new(entry.value);
+    let mut skipped = 0;
+    while let Some(field) = fields.next_field().unwrap() {
+        // 23 is CONTROL in docs/protocol.md.
+        match field.tag {
+            23 => skipped += usize::from(field.skip().is_ok()),
+            tag => known.field(tag, field.value),
+        }
+    }
+    assert_eq!(skipped, 1);
+    let older = Field { value: &known.0, ..entry };
+    assert_eq!(table::decode_entry(&older), Ok(TableEntry { control: false, ..marked }));
+}
+
 #[test]
 fn the_largest_table_that_is_not_in_a_memfd_fits_into_a_record() {
-    let process = |pid| Process { pid, start: 7, pidfd: some_fd() };
+    let process = |pid| Process { pid, start: 7, pidfd: some_fd(), generation: Some(pid + 5) };
     for entries in 90..130 {
         let table = (0..entries).map(|n| entry(format!("{n:0255}").as_bytes())).collect();
         let hello = Hello { drainers: (1..=200).map(process).collect(), ..hello(table) };

@@ -45,6 +45,24 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
+fn phases_are_whole_or_the_release_is_refused_and_too_many_are_cut() {
+    let base =
+        || FromPredecessor::Released { upgrade_requested: true, phases: Vec::new() }.encode().unwrap().bytes;
+    let refuse = |phase: &[u8]| refused::<FromPredecessor>(&with_field(base(), 24, 0, phase), vec![]);
+    assert_eq!(refuse(b""), "the predecessor sent RELEASED: it has no name of a phase");
+    let name = || with_field(vec![], 25, 0, b"a\nb");
+    assert!(refuse(&name()).ends_with("it has no time of a phase"));
+    assert!(refuse(&with_field(name(), 11, 0, &[0; 4])).ends_with("has 4 bytes instead of 8"));
+    let phase = with_field(name(), 11, 0, &7u64.to_le_bytes());
+    let many = (0..100).fold(base(), |record, _| with_field(record, 24, 0, &phase));
+    let decoded = FromPredecessor::decode(&many, vec![]).unwrap().unwrap();
+    let FromPredecessor::Released { upgrade_requested: true, phases } = decoded else {
+        panic!("{decoded:?}")
+    };
+    assert_eq!(phases, vec![("a b".to_string(), 7); 64]);
+}
+
+#[test]
 fn a_hello_that_contradicts_itself_is_refused() {
     let fds = || (0..3).map(|_| some_fd()).collect::<Vec<_>>();
     let base = || FromPredecessor::Hello(Box::new(hello_without_table())).encode().unwrap().bytes;

@@ -211,6 +211,9 @@ pub fn state(w: &World, table: &Table) -> Result<(), Violation> {
     if w.alive(Predecessor) && w.alive(Successor) && table.row(w.p).owns && table.row(w.s).owns {
         return broken("P7", "both own the paths");
     }
+    if w.alive(Predecessor) && w.alive(Successor) && table.row(w.p).answers && table.row(w.s).answers {
+        return broken("P10", "both read the control socket");
+    }
     remembered(w, table)
 }
 

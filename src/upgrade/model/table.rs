@@ -259,6 +259,7 @@ pub struct Row {
     pub machine: Machine,
     pub serves: bool,
     pub owns: bool,
+    pub answers: bool,
     pub remembers: bool,
     pub question: Option<Question>,
     pub timers: Vec<Timer>,
@@ -312,6 +313,7 @@ impl Table {
         self.rows.push(Row {
             serves: machine.serves(),
             owns: machine.owns(),
+            answers: machine.answers_operators(),
             remembers: machine.remembers(),
             question: machine.question(),
             timers: machine.timers(),

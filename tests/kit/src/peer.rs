@@ -39,6 +39,10 @@ pub mod tag {
     pub const OWNER_PATH: u16 = 20;
     pub const OWNER_DEV: u16 = 21;
     pub const OWNER_INO: u16 = 22;
+    pub const CONTROL: u16 = 23;
+    pub const PHASE: u16 = 24;
+    pub const PHASE_NAME: u16 = 25;
+    pub const DRAINER_GENERATION: u16 = 26;
 }
 
 /// One field; `flags` 1 is CRITICAL.
