@@ -23,6 +23,10 @@ pub struct Config {
     pub(crate) events: u32,
     /// Leave the variables that were meant for this process where they are.
     pub(crate) leave_environment: bool,
+    /// The library pings the service manager's watchdog.
+    pub(crate) watchdog: bool,
+    /// Listeners are kept in the service manager's store.
+    pub(crate) fd_store: bool,
 }
 
 /// One signal and what it asks for.
@@ -50,6 +54,8 @@ impl Default for Config {
             probation: None,
             events: 0,
             leave_environment: false,
+            watchdog: false,
+            fd_store: false,
         }
     }
 }
@@ -116,6 +122,17 @@ impl Config {
     /// may read it. They name the pid that they are for, so that a grandchild does not take them for its own.
     pub fn set_leave_environment(&mut self, leave: bool) {
         self.leave_environment = leave;
+    }
+
+    /// Whether the library pings the service manager's watchdog (`WatchdogSec=`), for as long as this process serves.
+    pub fn set_watchdog(&mut self, on: bool) {
+        self.watchdog = on;
+    }
+
+    /// Whether listeners are kept in the service manager's store (`FileDescriptorStoreMax=`), so that they outlive a
+    /// crash.
+    pub fn set_fd_store(&mut self, on: bool) {
+        self.fd_store = on;
     }
 
     /// How many older generations may still drain while a further upgrade starts; 0: none.

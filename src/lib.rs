@@ -27,5 +27,6 @@ pub mod startup;
 mod state;
 mod supervisor;
 pub mod sys;
+mod systemd;
 mod trigger;
 pub mod upgrade;

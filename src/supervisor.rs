@@ -9,6 +9,7 @@ mod actions;
 mod asking;
 mod deadlines;
 mod draining;
+mod manager;
 mod peers;
 mod spawner;
 
@@ -23,9 +24,11 @@ use crate::registry::{self, Frozen};
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
+use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Event, Machine, Origin, Question, Request, Setup, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
+pub(crate) use deadlines::barrier as barrier_limit;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};
@@ -51,6 +54,8 @@ pub(crate) enum Command {
     ToldOfLoss,
     /// Whatever deadline runs moves to this long from now.
     Extend(Duration, Reply<Result<()>>),
+    /// A listener was added, claimed or forgotten.
+    Listeners,
     /// `flip_free`, and who is told that it may return.
     Free(Reply<()>),
     /// The same with nobody to tell.
@@ -90,6 +95,9 @@ pub(super) struct Supervisor {
     commit_deadline: Instant,
     /// What the host was asked and has not answered yet.
     question: Option<asking::Asked>,
+    systemd: Systemd,
+    /// Why the request that is being handled was refused.
+    refused: Option<String>,
     finished: bool,
 }
 
@@ -99,12 +107,17 @@ pub(crate) fn start(
     inbox: Receiver<Command>,
     predecessor: Option<(ToPredecessor, Hello)>,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let (spawner, spawner_thread) = Spawner::start(inner)?;
+    let unit = Unit::of(&inner.startup.environment, std::process::id());
+    let (watchdog, fd_store) = (inner.config.watchdog, inner.config.fd_store);
+    let systemd = Systemd::new(&unit, inner.generation, watchdog, fd_store)?;
+    let heard = systemd.is_there();
+    let (spawner, spawner_thread) = Spawner::start(inner, unit.direct && heard)?;
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
     let unsupported = (std::process::id() == 1).then(|| {
         "process 1 cannot replace itself: its end would end the container; run the server under an init"
             .to_string()
     });
+    let unsupported = unsupported.or_else(|| unit.unsupported(heard));
     let machine = Machine::new(Setup {
         with_predecessor: predecessor.is_some(),
         draining,
@@ -150,6 +163,8 @@ pub(crate) fn start(
         upgrade_deadline: now,
         commit_deadline,
         question: None,
+        systemd,
+        refused: None,
         finished: false,
     };
     match thread::start("flip-supervisor", move || supervisor.run()) {
@@ -200,6 +215,7 @@ impl Supervisor {
             self.feed(Event::Ask(request, Origin::Unanswered));
         }
         self.expire();
+        self.look_after_systemd();
         self.look_after_the_drain();
     }
 
@@ -209,8 +225,9 @@ impl Supervisor {
         fds.extend(self.successor.iter().flat_map(Successor::watched));
         fds.extend(self.drainers.iter().map(|drainer| drainer.pidfd.as_fd()));
         fds.extend(self.lingering.iter().map(AsFd::as_fd));
+        fds.extend(self.systemd.watched());
         let mut fds: Vec<PollFd> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let next = self.timers.values().copied().chain(self.drain_timer()).min();
+        let next = self.timers.values().copied().chain(self.drain_timer()).chain(self.systemd_timer()).min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         if let Err(errno) = fd::poll(&mut fds, next)
             && errno != Errno::EINTR
@@ -250,6 +267,7 @@ impl Supervisor {
                 }
                 Command::ToldOfLoss => self.feed(Event::HostToldOfLoss),
                 Command::Extend(by, caller) => caller.send(self.extend(by)),
+                Command::Listeners => self.listeners_changed(),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
                     self.free();
@@ -267,6 +285,7 @@ impl Supervisor {
     /// One event, everything that follows from it, and the timers of where it led.
     fn feed(&mut self, event: Event) {
         log::write(Level::Debug, format_args!("{event:?} in {:?}", self.machine.state()));
+        self.before_step(&event);
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for action in self.machine.step(event) {
@@ -274,6 +293,7 @@ impl Supervisor {
                 events.extend(self.act(action));
             }
         }
+        self.after_step();
         self.set_timers();
         registry::freeze(self.frozen());
     }

@@ -164,6 +164,16 @@ pub fn reopen_read_only(fd: BorrowedFd) -> Result<OwnedFd, Errno> {
     )?)
 }
 
+/// What names the process behind a pidfd for as long as the machine runs: its inode, where pidfds have inodes of their
+/// own (pidfs, Linux 6.9; of 64 bits).
+pub fn pidfd_id(pidfd: BorrowedFd) -> Option<u64> {
+    const PID_FS_MAGIC: i64 = 0x5049_4446;
+    let of_its_own =
+        nix::sys::statfs::fstatfs(pidfd).is_ok_and(|fs| fs.filesystem_type().0 as i64 == PID_FS_MAGIC);
+    let id = nix::sys::stat::fstat(pidfd).ok().map(|stat| stat.st_ino as u64);
+    id.filter(|_| of_its_own && size_of::<libc::ino_t>() == 8)
+}
+
 /// Whether both are the same socket or file.
 pub fn same_file(one: BorrowedFd, other: BorrowedFd) -> bool {
     let id = |fd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
