@@ -28,7 +28,7 @@ use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Event, Machine, Origin, Question, Request, Setup, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
-pub(crate) use deadlines::barrier as barrier_limit;
+pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};

@@ -56,6 +56,8 @@ pub(crate) struct Systemd {
     voice: Voice,
     waiting: VecDeque<Datagram>,
     retry_at: Instant,
+    /// The last datagram was not taken, and the log says so.
+    stuck: bool,
     announcement: Option<Announcement>,
     /// MAINPID of a successor is out.
     announced: bool,
@@ -70,7 +72,8 @@ pub(crate) struct Systemd {
 
 struct Watchdog {
     every: Duration,
-    next: Instant,
+    /// None before this process serves.
+    next: Option<Instant>,
 }
 
 impl Systemd {
@@ -86,10 +89,11 @@ impl Systemd {
             voice: if generation == 0 { Voice::Speaks } else { Voice::NotYet },
             waiting: VecDeque::new(),
             retry_at: now,
+            stuck: false,
             announcement: None,
             announced: false,
             reloading: None,
-            watchdog: every.map(|every| Watchdog { every, next: now }),
+            watchdog: every.map(|every| Watchdog { every, next: None }),
             store: (fd_store && socket.is_some()).then(Store::default),
             socket,
             stopping: false,
@@ -112,7 +116,7 @@ impl Systemd {
         let retry = (!self.waiting.is_empty()).then_some(self.retry_at);
         let barrier = self.announcement.as_ref().and_then(Announcement::due);
         let may_speak = self.speaks() && self.waiting.is_empty();
-        let ping = self.watchdog.as_ref().filter(|_| may_speak).map(|watchdog| watchdog.next);
+        let ping = self.watchdog.as_ref().filter(|_| may_speak).and_then(|watchdog| watchdog.next);
         let extend = self.reloading.filter(|_| upgrading && may_speak);
         [retry, barrier, ping, extend].into_iter().flatten().min()
     }
@@ -124,12 +128,12 @@ impl Systemd {
             self.flush();
         }
         if self.speaks() && self.waiting.is_empty() {
-            if self.watchdog.as_ref().is_some_and(|watchdog| watchdog.next <= now) {
+            if self.watchdog.as_ref().is_some_and(|watchdog| watchdog.next.is_some_and(|at| at <= now)) {
                 self.ping();
             }
             if upgrading && self.reloading.is_some_and(|at| at <= now) {
                 self.say(&[extension()]);
-                self.reloading = Some(now + EXTEND_EVERY);
+                self.reloading = Some(now + extend_every());
             }
         }
         let Some(socket) = &self.socket else { return self.announcement.take().is_some() };
@@ -176,7 +180,7 @@ impl Systemd {
             let now = NotifyState::MonotonicUsec(i128::from(fd::monotonic_ns() / 1000));
             let status = NotifyState::Status("An upgrade was asked for.");
             self.say(&[NotifyState::Reloading, now, extension(), status]);
-            self.reloading = Some(Instant::now() + EXTEND_EVERY);
+            self.reloading = Some(Instant::now() + extend_every());
         }
     }
 
@@ -299,7 +303,7 @@ impl Systemd {
 
     fn ping(&mut self) {
         if let Some(watchdog) = &mut self.watchdog {
-            watchdog.next = Instant::now() + watchdog.every;
+            watchdog.next = Some(Instant::now() + watchdog.every);
             self.say(&[NotifyState::Watchdog]);
         }
     }
@@ -323,12 +327,13 @@ impl Systemd {
         while let Some(datagram) = self.waiting.front() {
             let attached = datagram.attached.as_ref().map(|fd| fd.as_fd());
             match socket.send(datagram.text.as_bytes(), attached) {
-                Sent::Taken => {}
+                Sent::Taken => self.stuck = false,
                 Sent::Full(errno) => {
                     self.retry_at = Instant::now() + RETRY;
-                    if datagram.announces {
+                    let first = !std::mem::replace(&mut self.stuck, true);
+                    if first {
                         let why = crate::error::explain(errno);
-                        let what = "systemd does not read; the new process is announced again in 1 s";
+                        let what = "systemd does not read what it is told; tried again every second";
                         log::write(Level::Error, format_args!("{what}: {why}"));
                     }
                     return;
@@ -351,6 +356,10 @@ impl Systemd {
 /// What one datagram says, a line each.
 fn lines(states: &[NotifyState<'_>]) -> String {
     states.iter().map(|state| format!("{state}\n")).collect()
+}
+
+fn extend_every() -> Duration {
+    crate::supervisor::extension_interval(EXTEND_EVERY)
 }
 
 fn extension() -> NotifyState<'static> {

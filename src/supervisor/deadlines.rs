@@ -29,6 +29,11 @@ pub(crate) fn barrier(usual: Duration) -> Duration {
     or_as_tested("SHELLFLIP_TEST_BARRIER_MS", usual)
 }
 
+/// From one request for more time to the next, while a successor starts.
+pub(crate) fn extension(usual: Duration) -> Duration {
+    or_as_tested("SHELLFLIP_TEST_EXTEND_MS", usual)
+}
+
 #[cfg(not(feature = "faults"))]
 fn or_as_tested(_variable: &str, usual: Duration) -> Duration {
     usual
