@@ -1,8 +1,8 @@
 #!/bin/sh
 # Process 1 of new namespaces becomes a systemd with a root of its own. Called by machine.rs as
 #   unshare --pid --fork --mount --uts --ipc --net --kill-child sh boot.sh
-# with ROOT (an empty folder), SYSTEM (where its /usr comes from), CGROUP (the name of its own cgroup), PATHS (what
-# it sees of this machine, read-only, at the same place), SHARED (a folder that both may write to).
+# with ROOT (an empty folder), SYSTEM (where its /usr comes from), CGROUP (the name of its own cgroup), LIBRARY (the shared
+# library), SHARED (a folder that both may write to).
 set -e
 mount --make-rprivate /
 
@@ -24,7 +24,10 @@ mkdir usr proc sys dev run etc tmp var root old
 mount --rbind "$SYSTEM/usr" usr
 mount -o remount,ro,bind usr
 mount -t tmpfs -o mode=755 tmpfs usr/local
-mkdir usr/local/bin
+mkdir usr/local/bin usr/local/lib
+touch usr/local/lib/libshellflip.so.0
+mount --bind "$LIBRARY" usr/local/lib/libshellflip.so.0
+mount -o remount,ro,bind usr/local/lib/libshellflip.so.0
 for link in bin sbin lib lib64; do
     [ -e "$SYSTEM/$link" ] && ln -s "usr/$link" "$link"
 done
@@ -60,12 +63,11 @@ DefaultDependencies=no
 Wants=systemd-journald.service
 UNIT
 printf '[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nReadKMsg=no\nAudit=no\n' > etc/systemd/journald.conf
-printf '[Manager]\nDefaultTimeoutStartSec=30s\nDefaultTimeoutStopSec=30s\nLogLevel=info\n' > etc/systemd/system.conf
+printf '[Manager]\nDefaultTimeoutStartSec=30s\nDefaultTimeoutStopSec=30s\nLogLevel=info\nDefaultEnvironment=LD_LIBRARY_PATH=/usr/local/lib\n' > etc/systemd/system.conf
 
-for path in $PATHS; do
-    mkdir -p "./$path"
-    mount --bind "$path" "./$path"
-    mount -o remount,ro,bind "./$path"
+# What a unit depends on by default would mount, load and create things.
+for target in sysinit basic local-fs sockets network; do
+    printf '[Unit]\nDefaultDependencies=no\n' > "etc/systemd/system/$target.target"
 done
 mkdir shared
 mount --bind "$SHARED" shared

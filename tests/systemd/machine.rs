@@ -63,6 +63,8 @@ pub fn impossible() -> Option<String> {
 pub struct Machine {
     init: i32,
     unshare: Process,
+    /// Of its systemd.
+    pub version: u32,
     cgroup: String,
     shared: TempDir,
     _family: Family,
@@ -70,7 +72,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots it, with `http_epoll` as `/usr/local/bin/server`, and waits until it answers.
+    /// Boots it, with `http_epoll` as `/usr/local/bin/server`, and waits until systemd answers.
     pub fn boot(release: &Release) -> Machine {
         let family = Family::new();
         let (folder, shared) = (temp_dir(), temp_dir());
@@ -84,11 +86,12 @@ impl Machine {
             .env("SYSTEM", &release.system)
             .env("CGROUP", &cgroup)
             .env("SHARED", shared.path())
-            .env("PATHS", library_folder())
+            .env("LIBRARY", library_folder().join("libshellflip.so"))
             .output(Output::File)
             .start();
         let init = wait_for("process 1", SOON, || unshare.proc().children().first().map(|child| child.0));
-        let machine = Machine { init, unshare, cgroup, shared, _family: family, _folder: folder };
+        let version = release.version;
+        let machine = Machine { init, unshare, version, cgroup, shared, _family: family, _folder: folder };
         wait_until("systemd answers", Duration::from_secs(20), || {
             assert!(Proc(init).alive(), "systemd did not start:\n{}", machine.console());
             let (code, _) = machine.run(&["systemctl", "is-active", "test.target"]);
@@ -104,9 +107,13 @@ impl Machine {
         self.unshare.output()
     }
 
-    /// The folder that is `/shared` inside.
-    pub fn shared(&self) -> &Path {
-        self.shared.path()
+    /// A script in `/usr/local/bin`.
+    pub fn script(&self, name: &str, text: &str) {
+        let path = self.shared.path().join("script");
+        std::fs::write(&path, text).expect("a script");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("its mode");
+        self.install(&path, name);
     }
 
     /// A copy of the program in `/usr/local/bin`, by rename, as an installation does it.
@@ -164,13 +171,9 @@ impl Machine {
         self.must(&["systemctl", "show", "--value", "-p", name, unit]).trim().to_string()
     }
 
-    /// The main process of a unit, as systemd counts inside.
-    pub fn main_pid(&self, unit: &str) -> i32 {
-        self.property(unit, "MainPID").parse().expect("a pid")
-    }
-
     /// What the unit's processes have written.
     pub fn journal(&self, unit: &str) -> String {
+        self.run(&["journalctl", "--sync"]);
         self.run(&["journalctl", "--no-pager", "-o", "cat", "-u", unit]).1
     }
 
