@@ -25,14 +25,21 @@ mount --rbind "$SYSTEM/usr" usr
 mount -o remount,ro,bind usr
 mount -t tmpfs -o mode=755 tmpfs usr/local
 mkdir usr/local/bin usr/local/lib
+# What all units depend on by default would mount, load and create things.
+for wants in usr/lib/systemd/system/*.target.wants; do
+    mount -t tmpfs -o ro tmpfs "$wants"
+done
 touch usr/local/lib/libshellflip.so.0
 mount --bind "$LIBRARY" usr/local/lib/libshellflip.so.0
 mount -o remount,ro,bind usr/local/lib/libshellflip.so.0
 for link in bin sbin lib lib64; do
     [ -e "$SYSTEM/$link" ] && ln -s "usr/$link" "$link"
 done
+# Nothing here is to change the machine's kernel.
 mount -t proc proc proc
-mount -t sysfs sysfs sys
+mount --bind proc/sys proc/sys
+mount -o remount,ro,bind proc/sys
+mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/pts dev/shm
@@ -65,16 +72,11 @@ UNIT
 printf '[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nReadKMsg=no\nAudit=no\n' > etc/systemd/journald.conf
 printf '[Manager]\nDefaultTimeoutStartSec=30s\nDefaultTimeoutStopSec=30s\nLogLevel=info\nDefaultEnvironment=LD_LIBRARY_PATH=/usr/local/lib\n' > etc/systemd/system.conf
 
-# What a unit depends on by default would mount, load and create things.
-for target in sysinit basic local-fs sockets network; do
-    printf '[Unit]\nDefaultDependencies=no\n' > "etc/systemd/system/$target.target"
-done
 mkdir shared
 mount --bind "$SHARED" shared
 ip link set lo up
-# Nobody reads this memory's kernel log here: systemd itself writes to the console, which is our output.
 pivot_root . old
 umount -l /old
 rmdir /old
 exec env -i container=x PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin \
-    /usr/lib/systemd/systemd --system --unit=test.target --log-target=console --log-level=info --show-status=no
+    /usr/lib/systemd/systemd --system --unit=test.target --log-target=journal-or-kmsg --log-level=info --show-status=no

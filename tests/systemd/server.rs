@@ -20,7 +20,11 @@ was=$(show StatusText)
 kill -USR1 "$MAINPID"
 while now=$(show StatusText); do
     case $now in
-        "$was" | "An upgrade"* | Upgrading*) sleep 0.01 ;;
+        "$was" | "An upgrade"* | Upgrading*)
+            [ -z "$gone" ] || exit 2
+            kill -0 "$MAINPID" || gone=yes
+            sleep 0.01
+            ;;
         *"No upgrade"*) echo "$now" >&2; exit 1 ;;
         *) exit 0 ;;
     esac
