@@ -26,12 +26,23 @@ pub fn a_new_main_process_that_crashes_is_restarted_while_the_old_one_drains(mac
     server.reload();
 }
 
+/// Sets it when it is dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 pub fn no_connection_is_refused_while_a_crashed_server_is_restarted(machine: &Machine) {
     let server = Server::start(machine, "Environment=FD_STORE=1");
     server.reload();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let over = &over;
+        // Also when something fails here: the scope waits for its threads.
+        let _end = End(over);
         let knocking = scope.spawn(move || {
             machine.inside(|| {
                 let mut count = 0;

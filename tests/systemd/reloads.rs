@@ -50,7 +50,7 @@ pub fn a_failed_upgrade_leaves_the_unit_as_it_was_and_says_why(machine: &Machine
 
 /// Type=notify with ExecReload=kill, as many units have it: systemctl returns too early, but nothing is lost.
 pub fn a_reload_that_only_signals_comes_through(machine: &Machine) {
-    let server = Server::start(machine, "Type=notify\nExecReload=\nExecReload=kill -USR1 $MAINPID");
+    let server = Server::start(machine, "Type=notify\nExecReload=\nExecReload=sh -c 'kill -USR1 $MAINPID'");
     let load = server.load();
     for _ in 0..10 {
         let before = server.main_pid();

@@ -12,7 +12,10 @@ fn assert_stopped(server: &Server) {
     let status = server.machine.run(&["systemctl", "status", server.unit]).1;
     // Where the reload has a process of its own, that is ended by the stop too, and systemd calls it a failure.
     let result = server.machine.property(server.unit, "Result");
-    assert!(result == "success" || (result == "signal" && server.machine.version < 253), "{result}: {status}");
+    assert!(
+        result == "success" || (result == "signal" && server.machine.version < 253),
+        "{result}: {status}"
+    );
     assert!(server.machine.processes(server.unit).is_empty());
     let journal = server.journal();
     for word in ["timed out", "Killing process", "SIGKILL", "remains running"] {

@@ -45,7 +45,7 @@ pub fn socket_activation_starts_and_upgrades(machine: &Machine) {
     machine.example("server-socket.service");
     let server = Server { machine, unit: "server-socket.service" };
     if machine.version < 253 {
-        server.settings("Type=notify\nExecReload=kill -USR1 $MAINPID");
+        server.settings("Type=notify\nExecReload=sh -c 'kill -USR1 $MAINPID'");
     }
     machine.must(&["systemctl", "start", "server-socket.socket"]);
     assert_eq!(server.state(), "inactive");
