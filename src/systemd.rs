@@ -24,8 +24,10 @@ use std::time::{Duration, Instant};
 use store::Store;
 pub(crate) use unit::Unit;
 
-/// From a datagram that the socket did not take to the next try.
-const RETRY: Duration = Duration::from_secs(1);
+/// From a datagram that the socket did not take to the next try: soon, since a queue that is full of our own messages
+/// empties quickly, and then ever later, up to the second.
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 /// While a successor starts, the manager is asked for more time this often …
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 /// … and for this much, so that one late message does no harm.
@@ -56,8 +58,7 @@ pub(crate) struct Systemd {
     voice: Voice,
     waiting: VecDeque<Datagram>,
     retry_at: Instant,
-    /// The last datagram was not taken, and the log says so.
-    stuck: bool,
+    retry_in: Duration,
     announcement: Option<Announcement>,
     /// MAINPID of a successor is out.
     announced: bool,
@@ -89,7 +90,7 @@ impl Systemd {
             voice: if generation == 0 { Voice::Speaks } else { Voice::NotYet },
             waiting: VecDeque::new(),
             retry_at: now,
-            stuck: false,
+            retry_in: FIRST_RETRY,
             announcement: None,
             announced: false,
             reloading: None,
@@ -316,8 +317,11 @@ impl Systemd {
 
     fn queue(&mut self, datagram: Datagram) {
         if self.socket.is_some() {
+            let first = self.waiting.is_empty();
             self.waiting.push_back(datagram);
-            self.flush();
+            if first {
+                self.flush();
+            }
         }
     }
 
@@ -327,11 +331,12 @@ impl Systemd {
         while let Some(datagram) = self.waiting.front() {
             let attached = datagram.attached.as_ref().map(|fd| fd.as_fd());
             match socket.send(datagram.text.as_bytes(), attached) {
-                Sent::Taken => self.stuck = false,
+                Sent::Taken => self.retry_in = FIRST_RETRY,
                 Sent::Full(errno) => {
-                    self.retry_at = Instant::now() + RETRY;
-                    let first = !std::mem::replace(&mut self.stuck, true);
-                    if first {
+                    let before = self.retry_in;
+                    self.retry_at = Instant::now() + before;
+                    self.retry_in = (before * 2).min(LAST_RETRY);
+                    if self.retry_in == LAST_RETRY && before < LAST_RETRY {
                         let why = crate::error::explain(errno);
                         let what = "systemd does not read what it is told; tried again every second";
                         log::write(Level::Error, format_args!("{what}: {why}"));
