@@ -148,11 +148,11 @@ impl<'a> Server<'a> {
         self.machine.must(&["sh", "-c", &format!("kill -s {signal} {pid}")]);
     }
 
-    /// Waits for the restart of the unit and a new process that answers; how long that took.
+    /// Waits until the unit was restarted so many times and is active; how long that took.
     #[track_caller]
-    pub fn wait_for_restart(&self, since: Instant) -> Duration {
+    pub fn wait_for_restart(&self, times: u32, since: Instant) -> Duration {
         wait_for("a restart", SOON, || {
-            (self.restarts() == 1 && self.state() == "active").then(|| since.elapsed())
+            (self.restarts() == times && self.state() == "active").then(|| since.elapsed())
         })
     }
 
