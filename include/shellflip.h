@@ -334,6 +334,39 @@ int flip_config_set_pid_file(flip_config_t *config, const char *path);
 int flip_config_set_control_socket(flip_config_t *config, const char *address);
 
 /*
+ Whether the library pings the watchdog of the service manager (`WatchdogSec=` of the unit, WATCHDOG_USEC), at half
+ of its interval, from a thread of the library and for as long as this process is the one that serves; 0, the
+ default: the host pings it itself, or there is none. Any other value: yes. An upgrade leaves no gap, if both generations
+ ask for it. A ping says that the process runs and the library works, not that the host does: a host whose event loop may
+ hang does better to ping from there.
+
+ 0, or -EINVAL: NULL.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_watchdog(flip_config_t *config,
+                             int on);
+
+/*
+ Whether listeners are kept in the service manager's descriptor store as well (`FileDescriptorStoreMax=` of the unit,
+ at least as many as there are listeners), so that they outlive a crash: `flip_listen` in the next start finds them,
+ with all connections that were queued. 0, the default: no. Any other value: yes.
+
+ A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is not claimed by
+ a later start, or when its unix path is unlinked by a stop.
+
+ 0, or -EINVAL: NULL.
+
+ # Safety
+
+ - `config` is NULL or from `flip_config_new`.
+ */
+int flip_config_set_fd_store(flip_config_t *config,
+                             int on);
+
+/*
  Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
  `flip_conn_end` when you have closed it. Retries what accept(2) may be retried on, waits while descriptors are
  exhausted, goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any

@@ -29,6 +29,10 @@ pub struct Config {
     pub(crate) control: Option<Address>,
     /// Where the pid of the generation that serves stands.
     pub(crate) pid_file: Option<PathBuf>,
+    /// The library pings the service manager's watchdog.
+    pub(crate) watchdog: bool,
+    /// Listeners are kept in the service manager's store.
+    pub(crate) fd_store: bool,
 }
 
 /// One signal and what it asks for.
@@ -65,6 +69,8 @@ impl Default for Config {
             leave_environment: false,
             control: None,
             pid_file: None,
+            watchdog: false,
+            fd_store: false,
         }
     }
 }
@@ -146,6 +152,17 @@ impl Config {
     pub fn set_pid_file(&mut self, path: Option<&[u8]>) -> Result<()> {
         self.pid_file = path.map(crate::pid_file::parse_path).transpose()?;
         Ok(())
+    }
+
+    /// Whether the library pings the service manager's watchdog (`WatchdogSec=`), for as long as this process serves.
+    pub fn set_watchdog(&mut self, on: bool) {
+        self.watchdog = on;
+    }
+
+    /// Whether listeners are kept in the service manager's store (`FileDescriptorStoreMax=`), so that they outlive a
+    /// crash.
+    pub fn set_fd_store(&mut self, on: bool) {
+        self.fd_store = on;
     }
 
     /// How many older generations may still drain while a further upgrade starts; 0: none.

@@ -86,6 +86,8 @@ pub(crate) struct Published {
     pub successor: AtomicI32,
     /// `flip_ready` has returned 0.
     pub ready: AtomicBool,
+    /// The service manager does not read that there is a new process; both serve until it does.
+    pub unannounced: AtomicBool,
     detach_told: AtomicBool,
 }
 
@@ -275,32 +277,42 @@ impl Flip {
     pub fn listen(&self, address: &[u8]) -> Result<OwnedFd> {
         self.alone("flip_listen")?;
         let address = Address::parse(address)?;
-        lock(&self.0.registry).listen(address)
+        let done = lock(&self.0.registry).listen(address);
+        self.0.listeners_changed();
+        done
     }
 
     /// The inheriting half of [`Flip::listen`]: `ENOENT` where nothing matches, never binds.
     pub fn inherit(&self, address: &[u8]) -> Result<OwnedFd> {
         self.alone("flip_inherit")?;
         let address = Address::parse(address)?;
-        lock(&self.0.registry).inherit(address)
+        let done = lock(&self.0.registry).inherit(address);
+        self.0.listeners_changed();
+        done
     }
 
     /// Passes any descriptor on, as a copy; what had the name before is forgotten.
     pub fn add(&self, name: &[u8], fd: BorrowedFd) -> Result<()> {
         self.alone("flip_add")?;
-        lock(&self.0.registry).add(name, fd)
+        let done = lock(&self.0.registry).add(name, fd);
+        self.0.listeners_changed();
+        done
     }
 
     /// What was inherited under that name, once: `ENOENT` after that. It goes on being passed on.
     pub fn take(&self, name: &[u8]) -> Result<OwnedFd> {
         self.alone("flip_take")?;
-        lock(&self.0.registry).take(name)
+        let done = lock(&self.0.registry).take(name);
+        self.0.listeners_changed();
+        done
     }
 
     /// Stops passing it on. Never unlinks. `ENOENT` where there is nothing of that name.
     pub fn forget(&self, name: &[u8]) -> Result<()> {
         self.alone("flip_forget")?;
-        lock(&self.0.registry).forget(name)
+        let done = lock(&self.0.registry).forget(name);
+        self.0.listeners_changed();
+        done
     }
 
     /// The inherited names that nobody has claimed.
@@ -664,6 +676,13 @@ impl Inner {
     pub fn send(&self, command: Command) {
         let _ = self.commands.send(command);
         let _ = fd::eventfd_write(self.wake.as_fd());
+    }
+
+    /// The service manager's store may have to follow.
+    fn listeners_changed(&self) {
+        if self.config.fd_store {
+            self.send(Command::Listeners);
+        }
     }
 
     /// The drain deadline begins, unless it has begun.

@@ -29,5 +29,6 @@ pub mod startup;
 mod state;
 mod supervisor;
 pub mod sys;
+mod systemd;
 mod trigger;
 pub mod upgrade;

@@ -6,6 +6,7 @@
 
 mod claim;
 mod group;
+mod store;
 
 use crate::address::{self, Address, Protocol, quote};
 use crate::channel::{Keep, TableEntry};

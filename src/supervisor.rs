@@ -10,6 +10,7 @@ mod asking;
 mod deadlines;
 mod draining;
 mod history;
+mod manager;
 mod operators;
 mod peers;
 mod spawner;
@@ -28,9 +29,11 @@ use crate::registry::{self, Frozen, Listed};
 use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
+use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
+pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};
@@ -58,6 +61,8 @@ pub(crate) enum Command {
     Extend(Duration, Reply<Result<()>>),
     /// `flip_status`.
     Status(Reply<String>),
+    /// A listener was added, claimed or forgotten.
+    Listeners,
     /// `flip_free`, and who is told that it may return.
     Free(Reply<()>),
     /// The same with nobody to tell.
@@ -114,6 +119,9 @@ pub(super) struct Supervisor {
     commit_deadline: Instant,
     /// What the host was asked and has not answered yet.
     question: Option<asking::Asked>,
+    systemd: Systemd,
+    /// Why the request that is being handled was refused.
+    refused: Option<String>,
     finished: bool,
 }
 
@@ -124,12 +132,17 @@ pub(crate) fn start(
     predecessor: Option<(ToPredecessor, Hello)>,
     control: Sockets,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let (spawner, spawner_thread) = Spawner::start(inner)?;
+    let unit = Unit::of(&inner.startup.environment, std::process::id());
+    let (watchdog, fd_store) = (inner.config.watchdog, inner.config.fd_store);
+    let systemd = Systemd::new(&unit, inner.generation, watchdog, fd_store)?;
+    let heard = systemd.is_there();
+    let (spawner, spawner_thread) = Spawner::start(inner, unit.direct && heard)?;
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
     let unsupported = (std::process::id() == 1).then(|| {
         "process 1 cannot replace itself: its end would end the container; run the server under an init"
             .to_string()
     });
+    let unsupported = unsupported.or_else(|| unit.unsupported(heard));
     let machine = Machine::new(Setup {
         with_predecessor: predecessor.is_some(),
         draining,
@@ -183,6 +196,8 @@ pub(crate) fn start(
         upgrade_deadline: now,
         commit_deadline,
         question: None,
+        systemd,
+        refused: None,
         finished: false,
     };
     match thread::start("flip-supervisor", move || supervisor.run()) {
@@ -234,6 +249,7 @@ impl Supervisor {
         }
         self.listen_to_operators();
         self.expire();
+        self.look_after_systemd();
         self.look_after_the_drain();
     }
 
@@ -243,11 +259,12 @@ impl Supervisor {
         fds.extend(self.successor.iter().flat_map(Successor::watched));
         fds.extend(self.drainers.iter().map(|drainer| drainer.pidfd.as_fd()));
         fds.extend(self.lingering.iter().map(AsFd::as_fd));
+        fds.extend(self.systemd.watched());
         let operators = self.machine.answers_operators();
         let fds = fds.into_iter().map(|fd| (fd, PollFlags::POLLIN)).chain(self.control.watched(operators));
         let mut fds: Vec<PollFd> = fds.map(|(fd, events)| PollFd::new(fd, events)).collect();
         let next = self.timers.values().copied().chain(self.drain_timer());
-        let next = next.chain(self.control.timer(operators)).min();
+        let next = next.chain(self.control.timer(operators)).chain(self.systemd_timer()).min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         if let Err(errno) = fd::poll(&mut fds, next)
             && errno != Errno::EINTR
@@ -288,6 +305,7 @@ impl Supervisor {
                 Command::ToldOfLoss => self.feed(Event::HostToldOfLoss),
                 Command::Extend(by, caller) => caller.send(self.extend(by)),
                 Command::Status(caller) => caller.send(self.status()),
+                Command::Listeners => self.listeners_changed(),
                 Command::Free(caller) => {
                     self.free_caller = Some(caller);
                     self.free();
@@ -305,6 +323,7 @@ impl Supervisor {
     /// One event, everything that follows from it, and the timers of where it led.
     fn feed(&mut self, event: Event) {
         log::write(Level::Debug, format_args!("{event:?} in {:?}", self.machine.state()));
+        self.before_step(&event);
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let actions = self.machine.step(event);
@@ -319,6 +338,7 @@ impl Supervisor {
             }
             self.history.note(self.machine.state());
         }
+        self.after_step();
         self.set_timers();
         registry::freeze(self.frozen());
     }

@@ -61,6 +61,7 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("ms", "60000"),
     ("n", "1"),
     ("mask", "0"),
+    ("on", "1"),
     ("out_event", "&no_event"),
     ("event", "event"),
     ("status", "0"),

@@ -6,7 +6,8 @@ all its processes are killed and the tests that had not finished are named. A su
 Whole logs are in target/test-logs. The last line is always `N passed, N failed, N skipped`; the exit status is 1 if
 anything failed.
 
-A test that cannot run here prints `SKIPPED: <test>: <reason>` and returns.
+A test that cannot run here prints `SKIPPED: <test>: <reason>` and returns. What is not part of the project and was
+really run prints `RAN: <what>` (a release of systemd); the summary names it.
 """
 
 import argparse
@@ -32,7 +33,7 @@ DEEP_FACTOR = 6
 MARK = "SHELLFLIP_TEST_RUN"
 
 # Integration files with a limit of their own, in seconds; the others have 300.
-LIMITS = {"alone_leaks": 600, "alone_sanitizers": 600}
+LIMITS = {"alone_leaks": 600, "alone_sanitizers": 600, "systemd": 900}
 
 
 @dataclasses.dataclass
@@ -79,6 +80,7 @@ class Result:
         self.counted = [0, 0, 0]  # passed, failed, skipped as the runner itself sums up
         self.summed_up = False
         self.problems = []
+        self.ran = set()
         self.seconds = 0.0
 
     LINE = re.compile(r"^test (.+?)(?: - should panic)? \.\.\. (ok|FAILED|ignored)(?:, (.*))?$")
@@ -94,6 +96,8 @@ class Result:
             return None
         if match := self.SKIP.match(line):
             self.skips[match[1]] = match[2].strip()
+        if line.startswith("RAN: "):
+            self.ran.add(line.removeprefix("RAN: ").strip())
         if self.suite.kind == "cargo":
             return self.read_cargo(line)
         if self.suite.kind == "pytest":
@@ -276,6 +280,8 @@ def report(results):
             print(f"{'':<{width}}  skipped {name}: {why}")
         for problem in result.problems:
             print(f"{'':<{width}}  {problem}")
+    for what in sorted(set().union(*(result.ran for result in results))):
+        print(f"{'':<{width}}  ran on {what}")
     print()
     print("{} passed, {} failed, {} skipped".format(*sums))
     return 1 if sums[1] else 0

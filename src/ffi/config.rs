@@ -217,6 +217,47 @@ pub unsafe extern "C" fn flip_config_set_control_socket(
     })
 }
 
+/// Whether the library pings the watchdog of the service manager (`WatchdogSec=` of the unit, WATCHDOG_USEC), at half
+/// of its interval, from a thread of the library and for as long as this process is the one that serves; 0, the
+/// default: the host pings it itself, or there is none. Any other value: yes. An upgrade leaves no gap, if both generations
+/// ask for it. A ping says that the process runs and the library works, not that the host does: a host whose event loop may
+/// hang does better to ping from there.
+///
+/// 0, or -EINVAL: NULL.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_watchdog(config: *mut flip_config_t, on: c_int) -> c_int {
+    call("flip_config_set_watchdog", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_watchdog(on != 0);
+        Ok(0)
+    })
+}
+
+/// Whether listeners are kept in the service manager's descriptor store as well (`FileDescriptorStoreMax=` of the unit,
+/// at least as many as there are listeners), so that they outlive a crash: `flip_listen` in the next start finds them,
+/// with all connections that were queued. 0, the default: no. Any other value: yes.
+///
+/// A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is not claimed by
+/// a later start, or when its unix path is unlinked by a stop.
+///
+/// 0, or -EINVAL: NULL.
+///
+/// # Safety
+///
+/// - `config` is NULL or from `flip_config_new`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flip_config_set_fd_store(config: *mut flip_config_t, on: c_int) -> c_int {
+    call("flip_config_set_fd_store", || {
+        // SAFETY: as promised by the caller.
+        unsafe { borrow(config) }?.set_fd_store(on != 0);
+        Ok(0)
+    })
+}
+
 /// Async-signal-safe.
 pub(super) fn known_request(request: c_int) -> Option<Request> {
     match request {

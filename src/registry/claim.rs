@@ -1,6 +1,7 @@
 //! What came with the start of this process, and how an address finds its socket there: by name, then by what the
 //! socket is.
 
+use super::store::given_back;
 use super::{Registry, copy_for_the_caller};
 use crate::address::{Address, Endpoint, Host, quote};
 use crate::channel::{Keep, TableEntry};
@@ -8,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::inherit::{self, Activated};
 use crate::socket::{self, Description, PathOwner};
 use crate::sys::fd;
+use crate::systemd::store;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -19,7 +21,9 @@ pub(super) struct Inherited {
     pub path: Option<PathOwner>,
     pub keep: Keep,
     /// False for the stand-ins of a service manager, which tell nothing.
-    named: bool,
+    pub named: bool,
+    /// Its name in the manager's store, if it came from there.
+    pub in_store: Option<String>,
 }
 
 #[derive(Debug)]
@@ -32,15 +36,19 @@ pub(super) enum Source {
 
 impl From<Activated> for Inherited {
     fn from(one: Activated) -> Inherited {
+        if let Some(known) = store::known(&one.name) {
+            return given_back(one, known);
+        }
         let source = Source::Foreign(one.number);
-        Inherited { name: one.name, source, path: None, keep: Keep::None, named: one.named }
+        Inherited { name: one.name, source, path: None, keep: Keep::None, named: one.named, in_store: None }
     }
 }
 
 impl From<(TableEntry, OwnedFd)> for Inherited {
     fn from((entry, fd): (TableEntry, OwnedFd)) -> Inherited {
         let source = Source::Ours(fd);
-        Inherited { name: entry.name, source, path: entry.owner, keep: entry.keep, named: true }
+        let (path, keep) = (entry.owner, entry.keep);
+        Inherited { name: entry.name, source, path, keep, named: true, in_store: None }
     }
 }
 

@@ -65,6 +65,10 @@ fn passed_on(entry: &CString, pid: u32) -> Option<Entry> {
     if RESERVED.contains(&name) {
         return None;
     }
+    // A pidfd's inode, of this process or of another: never of the successor (systemd 258).
+    if name == b"MAINPIDFDID" {
+        return None;
+    }
     // systemd names the process that is meant; the successor takes its place.
     if [&b"WATCHDOG_PID"[..], b"SYSTEMD_EXEC_PID"].contains(&name) && value == pid.to_string().as_bytes() {
         return Some(Entry::Pid { before: bytes[..=equals].to_vec(), after: Vec::new() });
@@ -108,6 +112,7 @@ mod tests {
             "LISTEN_FDS=3",
             "LISTEN_FDNAMES=a:b:c",
             "LISTEN_PIDFDID=77",
+            "MAINPIDFDID=78",
             "SHELLFLIP_CHANNEL=4711:5:old",
             "LISTEN_ELSE=kept",
             "odd",

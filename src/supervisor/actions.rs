@@ -40,6 +40,7 @@ impl Supervisor {
             }
             Action::Refuse(why) => {
                 let error = refusal(&why);
+                self.refused = Some(error.to_string());
                 log::write(Level::Info, format_args!("request refused: {error}"));
                 if let Some(asker) = self.asking.take() {
                     self.tell_asker(asker, Err(error));
@@ -47,10 +48,13 @@ impl Supervisor {
                 None
             }
             // Nothing is subscribed: the machine asks for nothing.
-            Action::Spawn => match self.start_successor() {
-                Ok(()) => None,
-                Err(error) => Some(self.spawn_failed(&error)),
-            },
+            Action::Spawn => {
+                self.systemd.reload_begins();
+                match self.start_successor() {
+                    Ok(()) => None,
+                    Err(error) => Some(self.spawn_failed(&error)),
+                }
+            }
             Action::ToSuccessor(says) => self.tell_successor(&says),
             Action::ToPredecessor(says) => {
                 if let SuccessorSays::Withdrawn(_) = says {
@@ -85,8 +89,12 @@ impl Supervisor {
                 None
             }
             Action::SendState => Some(Event::StateSent(self.send_state())),
-            Action::Announce => Some(Event::Announced),
-            Action::TakeBack => None,
+            Action::Announce => self.announce(),
+            Action::TakeBack => {
+                self.systemd.take_back();
+                self.listeners_changed();
+                None
+            }
             Action::ListenFurther => {
                 let listened = lock(&self.inner.registry).listen_further();
                 Some(Event::ListenedFurther(listened.map_err(|error| error.to_string())))
@@ -109,9 +117,7 @@ impl Supervisor {
                 None
             }
             Action::Own => {
-                for name in lock(&self.inner.registry).drop_unclaimed() {
-                    log::write(Level::Info, format_args!("closed {name}: inherited, and not claimed"));
-                }
+                self.own();
                 for line in self.control.sockets.own() {
                     log::write(Level::Error, format_args!("{line}"));
                 }
@@ -119,6 +125,7 @@ impl Supervisor {
                 None
             }
             Action::Disown => {
+                self.systemd.hand_over();
                 lock(&self.inner.registry).disown();
                 self.control.sockets.disown();
                 None
@@ -137,10 +144,12 @@ impl Supervisor {
                 None
             }
             Action::Log(line) => {
+                self.refused = Some(line.clone());
                 log::write(Level::Info, format_args!("{line}"));
                 None
             }
             Action::Finish => {
+                self.tell_stop(Shutdown::Stop);
                 self.dismiss_operators(Shutdown::Stop);
                 self.remove_what_is_ours();
                 self.predecessor = None;
@@ -242,6 +251,7 @@ impl Supervisor {
                 log::write(Level::Info, format_args!("new process {} started", spawned.pid));
                 self.inner.published.successor.store(spawned.pid.as_raw(), SeqCst);
                 self.started = Some(spawned.pid.as_raw());
+                self.systemd.progress(&format!("Upgrading: process {} is starting.", spawned.pid));
                 self.successor = Some(super::Successor::new(channel, spawned));
                 self.feed(Event::Spawned);
             }
@@ -287,6 +297,7 @@ impl Supervisor {
     pub(super) fn extend_upgrade(&mut self, by: Duration) {
         self.upgrade_deadline = self.upgrade_deadline.max(Instant::now() + by);
         self.timers.remove(&Timer::Upgrade);
+        self.systemd.extend(by);
         self.tell_successor(&PredecessorSays::Extend);
         self.set_timers();
     }
@@ -324,6 +335,7 @@ impl Supervisor {
                 }
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
                 self.tell(Kind::Failed, why.failure(), &text);
+                self.systemd.reload_failed(&text);
                 let failure = why.failure();
                 let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);
                 match failure {
@@ -351,6 +363,7 @@ impl Supervisor {
             for line in lock(&self.inner.registry).apply_live() {
                 log::write(Level::Error, format_args!("{line}"));
             }
+            self.tell_ready();
             self.inner.published.ready.store(true, SeqCst);
             self.inner.ready.fire(0);
         }
@@ -362,6 +375,7 @@ impl Supervisor {
     /// The last step of an upgrade, and the first of a stop.
     fn shut_down(&mut self, kind: Shutdown) {
         log::write(Level::Info, format_args!("shutdown: {kind:?}"));
+        self.tell_stop(kind);
         let text = match kind {
             Shutdown::Upgrade => "a successor serves",
             Shutdown::Stop => "the service stops",

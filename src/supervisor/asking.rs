@@ -23,6 +23,7 @@ impl Supervisor {
         let failed = |error: Error| Some(Event::HostAnswered(question, Err(error.to_string())));
         let (text, state) = match question {
             Question::Starting => {
+                self.systemd.reload_begins();
                 self.start_clock();
                 let who = match &self.upgrade_caller {
                     Some(Asker::Call(_)) => "flip_upgrade".to_string(),

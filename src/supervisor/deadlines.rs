@@ -24,6 +24,16 @@ pub(super) fn term() -> Duration {
     or_as_tested("SHELLFLIP_TEST_TERM_MS", Duration::from_secs(2))
 }
 
+/// From MAINPID until the service manager has read it.
+pub(crate) fn barrier(usual: Duration) -> Duration {
+    or_as_tested("SHELLFLIP_TEST_BARRIER_MS", usual)
+}
+
+/// From one request for more time to the next, while a successor starts.
+pub(crate) fn extension(usual: Duration) -> Duration {
+    or_as_tested("SHELLFLIP_TEST_EXTEND_MS", usual)
+}
+
 #[cfg(not(feature = "faults"))]
 fn or_as_tested(_variable: &str, usual: Duration) -> Duration {
     usual

@@ -53,9 +53,13 @@ impl Supervisor {
                 self.inner.published.drain_deadline.store(deadline, SeqCst);
                 self.inner.published.drain_cut.store(false, SeqCst);
                 CONNECTIONS.notify();
+                self.systemd.extend(by);
                 Ok(())
             }
-            State::Starting(Starting::Alone) => Ok(()),
+            State::Starting(Starting::Alone) => {
+                self.systemd.extend(by);
+                Ok(())
+            }
             State::Starting(Starting::GivenUp(_)) => {
                 Err(Error::Canceled("this process will not serve".into()))
             }

@@ -220,7 +220,10 @@ pub(super) fn wait(pidfd: BorrowedFd) -> Exit {
     match process::reap(pidfd) {
         Ok(Some(process::Exit::Status(status))) => Exit::Status(status),
         Ok(Some(process::Exit::Signal(signal))) => Exit::Signal(signal),
-        Ok(None) | Err(Errno::ECHILD) => Exit::Unknown,
-        Err(_) => Exit::Unknown,
+        Ok(None) | Err(_) => match process::exit_of_other(pidfd) {
+            Some(process::Exit::Status(status)) => Exit::Status(status),
+            Some(process::Exit::Signal(signal)) => Exit::Signal(signal),
+            None => Exit::Unknown,
+        },
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    fn carry_out(self, startup: &Startup, watch: &Watch) -> Result<Spawned> {
+    fn carry_out(self, startup: &Startup, sibling: bool, watch: &Watch) -> Result<Spawned> {
         let program = self.overrides.resolve(startup)?;
         log::write(Level::Info, format_args!("upgrade: starting {}", program.path().to_string_lossy()));
         let job = Job {
@@ -43,7 +43,7 @@ impl Order {
             nonce: self.nonce.to_string(),
             signals: startup.signals,
             soft_limit: startup.soft_limit,
-            sibling: false,
+            sibling,
         };
         spawn::spawn(Prepared::new(job)?, watch)
     }
@@ -100,14 +100,15 @@ pub(super) enum Report {
 }
 
 impl Spawner {
-    pub fn start(inner: &Arc<Inner>) -> Result<(Spawner, JoinHandle<()>)> {
+    /// `sibling`: systemd itself started this process, and is to see the end of its successors too.
+    pub fn start(inner: &Arc<Inner>, sibling: bool) -> Result<(Spawner, JoinHandle<()>)> {
         let (orders, inbox) = bounded::<(Order, Watch)>(1);
         let (outbox, reports) = bounded(1);
         let inner = Arc::clone(inner);
         let run = move || {
             for (order, watch) in inbox {
                 let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    order.carry_out(&inner.startup, &watch)
+                    order.carry_out(&inner.startup, sibling, &watch)
                 }));
                 let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
                 if outbox.send(spawned.map(Newborn::from)).is_err() {

@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::poll::{PollFd, ppoll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair as nix_socketpair};
+use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -162,6 +163,14 @@ pub fn reopen_read_only(fd: BorrowedFd) -> Result<OwnedFd, Errno> {
         OFlag::O_RDONLY | OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
     )?)
+}
+
+/// What names the process behind a pidfd for as long as the machine runs: its inode, where pidfds have inodes of their
+/// own (pidfs, Linux 6.9; of 64 bits).
+pub fn pidfd_id(pidfd: BorrowedFd) -> Option<u64> {
+    const PID_FS_MAGIC: FsType = FsType(0x5049_4446);
+    let of_its_own = fstatfs(pidfd).is_ok_and(|fs| fs.filesystem_type() == PID_FS_MAGIC);
+    nix::sys::stat::fstat(pidfd).ok().map(|stat| stat.st_ino).filter(|_| of_its_own)
 }
 
 /// Whether both are the same socket or file.

@@ -7,11 +7,13 @@
 use super::fault;
 use libc::{c_int, c_void};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
+use std::time::{Duration, Instant};
 
 /// The size of the kernel's signal set in bytes.
 pub const SIGNAL_SET_SIZE: usize = 8;
@@ -24,6 +26,9 @@ pub enum Exit {
     /// This signal ended it.
     Signal(i32),
 }
+
+/// How long another process may take to reap a child of its own that has ended.
+const OTHERS_MOMENT: Duration = Duration::from_millis(100);
 
 /// Which file this is, whatever the path that leads to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,41 @@ pub fn reap_ending(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>, Errno> {
             Err(Errno::EINTR) => {}
             other => return other,
         }
+    }
+}
+
+/// How a process ended that somebody else reaps, where the kernel tells (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux
+/// 6.15). It does so once the other has reaped it, which may take a moment, and takes [`OTHERS_MOMENT`] at most.
+pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit: i32,
+    }
+    const EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info) of 64 bytes, its first published size.
+    const GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    fault::at("pidfd_info").ok()?;
+    let until = Instant::now() + OTHERS_MOMENT;
+    loop {
+        let mut info = Info { mask: EXIT, ..Info::default() };
+        // SAFETY: the kernel writes at most the 64 bytes that the number of the request names.
+        Errno::result(unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, &raw mut info) }).ok()?;
+        if info.mask & EXIT != 0 {
+            return Some(match libc::WIFSIGNALED(info.exit) {
+                true => Exit::Signal(libc::WTERMSIG(info.exit)),
+                false => Exit::Status(libc::WEXITSTATUS(info.exit)),
+            });
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        // Without events only POLLHUP is reported, which is that it was reaped.
+        let _ =
+            super::fd::poll(&mut [PollFd::new(pidfd, PollFlags::empty())], Some(Duration::from_millis(10)));
     }
 }
 

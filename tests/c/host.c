@@ -9,21 +9,23 @@
  *   GET /directory/D    flip_set_directory
  *   GET /listen/A       flip_listen, and serve on it
  *   GET /chdir/D        chdir
+ *   GET /extend/MS      flip_extend
+ *   GET /forget/NAME    flip_forget
  *   GET /count          flip_conn_count
  *   GET /successor      flip_successor_pid
  *   GET /free           flip_free
  *   GET /system/C       system(C)
  *
  * The environment says how it starts: HOST_ADDRESS (default tcp://127.0.0.1:0), HOST_VERSION, UPGRADE_TIMEOUT_MS,
- * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_CONTROL_SOCKET (the library's), HOST_PID_FILE, HOST_CONTROL (a folder: the same
- * calls are answered on the unix socket PID in it from flip_init on, in every state), and HOST_BEFORE_READY, a list
- * of steps between flip_init and flip_ready, separated by commas: exit:N, kill, hang, sleep:MS, fork (a child that
- * lives on and holds every descriptor that fork handlers leave it), worker (the same by the bare system call: it
- * holds the library's own, too), free, ready:MS (a flip_ready with that time-out, reported), ready-loop:MS (again and
- * again until it does not time out), ready-free (flip_ready in a thread, flip_free in another), wait:FILE (until it
- * exists), child (this program again, without steps, in a child), leak (descriptors without CLOEXEC), many:N
- * (listeners), signals (blocks, ignores, handles some), and after flip_ready, when the threads that serve exist:
- * setuid:N, seccomp (no clone, no fork, no execve on the main thread), both reported.
+ * DRAIN_TIMEOUT_MS, HOST_NO_SIGNALS, HOST_WATCHDOG, HOST_FD_STORE, HOST_CONTROL_SOCKET (the library's), HOST_PID_FILE,
+ * HOST_CONTROL (a folder: the same calls are answered on the unix socket PID in it from flip_init on, in every state), and
+ * HOST_BEFORE_READY, a list of steps between flip_init and flip_ready, separated by commas: exit:N, kill, hang, sleep:MS,
+ * extend:MS (flip_extend), fork (a child that lives on and holds every descriptor that fork handlers leave it), worker
+ * (the same by the bare system call: it holds the library's own, too), free, ready:MS (a flip_ready with that time-out,
+ * reported), ready-loop:MS (again and again until it does not time out), ready-free (flip_ready in a thread, flip_free in
+ * another), wait:FILE (until it exists), child (this program again, without steps, in a child), leak (descriptors without
+ * CLOEXEC), many:N (listeners), signals (blocks, ignores, handles some), and after flip_ready, when the threads that serve
+ * exist: setuid:N, seccomp (no clone, no fork, no execve on the main thread), both reported.
  * It reports to stdout, one line each: `init`, `listening ADDRESS`, `ready RC`, `shutdown KIND`, `drain RC`, `end`. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -136,6 +138,10 @@ static void answer_call(char *path, char *out, size_t size)
         rc = chdir(parts[1]) == 0 ? 0 : -errno;
     else if (!strcmp(call, "system") && n > 1)
         rc = system(parts[1]);
+    else if (!strcmp(call, "extend") && n > 1)
+        rc = flip_extend(flip, (uint64_t)atol(parts[1]));
+    else if (!strcmp(call, "forget") && n > 1)
+        rc = flip_forget(flip, parts[1]);
     else if (!strcmp(call, "count"))
         rc = flip_conn_count(flip);
     else if (!strcmp(call, "successor"))
@@ -364,6 +370,8 @@ static void before_ready(char *steps)
                 pause();
         else if (!strncmp(step, "sleep", 5))
             sleep_ms(value);
+        else if (!strncmp(step, "extend", 6))
+            say("extend", "", flip_extend(flip, (uint64_t)value));
         else if (!strcmp(step, "fork"))
             live_on(fork());
         else if (!strcmp(step, "worker"))
@@ -431,6 +439,8 @@ static void report_address(int listener)
 int main(void)
 {
     flip_config_t *config = flip_config_new();
+    flip_config_set_watchdog(config, (int)option("HOST_WATCHDOG", 0));
+    flip_config_set_fd_store(config, (int)option("HOST_FD_STORE", 0));
     if (getenv("UPGRADE_TIMEOUT_MS"))
         flip_config_set_upgrade_timeout(config, (uint64_t)option("UPGRADE_TIMEOUT_MS", 0));
     if (getenv("DRAIN_TIMEOUT_MS"))

@@ -1,0 +1,183 @@
+//! A server as a unit of a machine, as its operator and its clients see it.
+
+use super::machine::Machine;
+use std::time::{Duration, Instant};
+use testkit::host::{SOON, c_program};
+use testkit::load::{Address, Config, Identity, Load, get};
+use testkit::{wait_for, wait_until};
+
+/// A unit that runs.
+pub struct Server<'a> {
+    pub machine: &'a Machine,
+    pub unit: &'static str,
+}
+
+/// What the machine runs by the name of flipctl: it signals, and waits for what systemd says of the unit.
+const FLIPCTL: &str = r#"#!/bin/sh
+unit=$(sed -n 's|^0::.*/||p' /proc/self/cgroup)
+show() { systemctl show --value -p "$1" "$unit"; }
+was=$(show StatusText)
+kill -USR1 "$MAINPID"
+while now=$(show StatusText); do
+    case $now in
+        "$was" | "An upgrade"* | Upgrading*)
+            [ -z "$gone" ] || exit 2
+            kill -0 "$MAINPID" || gone=yes
+            sleep 0.01
+            ;;
+        *"No upgrade"*) echo "$now" >&2; exit 1 ;;
+        *) exit 0 ;;
+    esac
+done
+"#;
+
+impl<'a> Server<'a> {
+    /// The example unit for this systemd, running `http_epoll`, with these settings in its [Service].
+    pub fn start(machine: &'a Machine, settings: &str) -> Server<'a> {
+        Server::start_program(machine, "examples/c/http_epoll.c", settings)
+    }
+
+    /// The same with the host of the tests, which makes library calls on request.
+    pub fn start_host(machine: &'a Machine, settings: &str) -> Server<'a> {
+        let settings = format!("Environment=HOST_ADDRESS=tcp://127.0.0.1:8080\n{settings}");
+        Server::start_program(machine, "tests/c/host.c", &settings)
+    }
+
+    fn start_program(machine: &'a Machine, source: &str, settings: &str) -> Server<'a> {
+        machine.install(&c_program(source, &[]), "server");
+        let unit = if machine.version >= 253 { "server.service" } else { "server-flipctl.service" };
+        machine.script("flipctl", FLIPCTL);
+        machine.example(unit);
+        let server = Server { machine, unit };
+        server.settings(&format!("Environment=IDLE_GRACE_MS=200\n{settings}"));
+        machine.must(&["systemctl", "start", unit]);
+        server
+    }
+
+    /// Settings that come on top of the unit's.
+    pub fn settings(&self, settings: &str) {
+        self.machine.unit(&format!("{}.d/test.conf", self.unit), &format!("[Service]\n{settings}\n"));
+    }
+
+    /// Where it listens.
+    pub fn address() -> Address {
+        "tcp://127.0.0.1:8080".parse().expect("an address")
+    }
+
+    /// Saturating keep-alive connections and a stream of new ones.
+    pub fn load(&self) -> Load {
+        let config = Config::http(Server::address()).connections(8).streams(1);
+        self.machine.inside(|| Load::start(config).expect("a load"))
+    }
+
+    /// One request; the pid that answers, as numbered inside.
+    pub fn get(&self, path: &str) -> std::io::Result<i32> {
+        let answer = self.machine.inside(|| get(&Server::address(), path, Duration::from_secs(20)))?;
+        Ok(Identity::parse(&answer.body).pid)
+    }
+
+    /// Who answers.
+    pub fn who(&self) -> i32 {
+        self.get("/").expect("an answer")
+    }
+
+    /// A library call of the host.
+    #[track_caller]
+    pub fn call(&self, path: &str) {
+        self.get(path).expect("an answer");
+    }
+
+    /// `systemctl reload`: its exit status.
+    pub fn try_reload(&self) -> i32 {
+        self.machine.run(&["systemctl", "reload", self.unit]).0
+    }
+
+    /// A reload that succeeds, and has led to another main process once systemctl has returned.
+    #[track_caller]
+    pub fn reload(&self) -> i32 {
+        let before = self.main_pid();
+        assert_eq!(self.try_reload(), 0);
+        let now = self.main_pid();
+        assert_ne!(now, before);
+        assert_eq!(self.state(), "active");
+        now
+    }
+
+    /// Begins a reload whose new process takes its time, and returns once that has started.
+    pub fn begin_slow_reload(&self, steps: &str) {
+        let before = self.machine.processes(self.unit).len();
+        self.call(&format!("/env/HOST_BEFORE_READY/{steps}"));
+        self.machine.must(&["systemctl", "reload", "--no-block", self.unit]);
+        wait_until("a new process", SOON, || {
+            self.status().starts_with("Upgrading: process")
+                && self.machine.processes(self.unit).len() > before
+        });
+    }
+
+    pub fn main_pid(&self) -> i32 {
+        self.machine.property(self.unit, "MainPID").parse().expect("a pid")
+    }
+
+    pub fn state(&self) -> String {
+        self.machine.property(self.unit, "ActiveState")
+    }
+
+    pub fn status(&self) -> String {
+        self.machine.property(self.unit, "StatusText")
+    }
+
+    pub fn restarts(&self) -> u32 {
+        self.machine.property(self.unit, "NRestarts").parse().expect("a number")
+    }
+
+    pub fn journal(&self) -> String {
+        self.machine.journal(self.unit)
+    }
+
+    /// systemd has never taken it for anything but active or reloading since it was started.
+    #[track_caller]
+    pub fn assert_always_active(&self) {
+        assert_eq!(self.state(), "active");
+        assert_eq!(self.machine.property(self.unit, "ActiveExitTimestampMonotonic"), "0");
+        assert_eq!(self.restarts(), 0);
+    }
+
+    /// A signal to a process inside.
+    pub fn kill(&self, pid: i32, signal: &str) {
+        // A shell's own: kill(1) is not everywhere.
+        self.machine.must(&["sh", "-c", &format!("kill -s {signal} {pid}")]);
+    }
+
+    /// Waits until the unit was restarted so many times and is active; how long that took.
+    #[track_caller]
+    pub fn wait_for_restart(&self, times: u32, since: Instant) -> Duration {
+        wait_for("a restart", SOON, || {
+            (self.restarts() == times && self.state() == "active").then(|| since.elapsed())
+        })
+    }
+
+    /// A request that is open until `ms` have passed, on whoever serves now.
+    pub fn slow<'s, 'e>(
+        &'e self,
+        scope: &'s std::thread::Scope<'s, 'e>,
+        ms: u32,
+    ) -> std::thread::ScopedJoinHandle<'s, std::io::Result<i32>> {
+        let path = if self.is_host() { format!("/slow/{ms}") } else { format!("/slow?ms={ms}") };
+        let before = self.connections();
+        let thread = scope.spawn(move || self.get(&path));
+        wait_until("the connection", SOON, || self.connections() > before);
+        // The connection is there; that it was accepted and its request read shows in nothing but time.
+        std::thread::sleep(Duration::from_millis(100));
+        thread
+    }
+
+    fn is_host(&self) -> bool {
+        self.machine.property(self.unit, "Environment").contains("HOST_ADDRESS")
+    }
+
+    /// Open connections to the server's port.
+    fn connections(&self) -> usize {
+        let table = self.machine.must(&["cat", "/proc/net/tcp"]);
+        table.lines().filter(|line| line.contains("0100007F:1F90 0100007F:") && line.contains(" 01 ")).count()
+    }
+}

@@ -1,0 +1,104 @@
+//! Kinds of units: what works, and what is refused.
+
+use super::machine::Machine;
+use super::server::Server;
+use std::time::Duration;
+use testkit::deadline::scaled;
+use testkit::host::SOON;
+use testkit::wait_until;
+
+pub fn a_unit_of_type_simple_is_refused_the_upgrade(machine: &Machine) {
+    machine.unit(
+        "simple.service",
+        "[Service]\nType=simple\nExecStart=/usr/local/bin/server tcp://127.0.0.1:8080\nEnvironment=SHELLFLIP_LOG=info\n",
+    );
+    let server = Server { machine, unit: "simple.service" };
+    machine.must(&["systemctl", "start", "simple"]);
+    wait_until("it serves", SOON, || server.get("/").is_ok());
+    let pid = server.main_pid();
+    server.kill(pid, "USR1");
+    wait_until("a line", SOON, || server.journal().contains("the unit needs Type=notify"));
+    assert_eq!((server.who(), server.main_pid()), (pid, pid));
+    server.assert_always_active();
+}
+
+pub fn the_watchdog_outlives_five_upgrades(machine: &Machine) {
+    let server = Server::start(machine, "WatchdogSec=700ms\nEnvironment=WATCHDOG=1");
+    for _ in 0..5 {
+        server.reload();
+        // Longer than the watchdog waits.
+        std::thread::sleep(Duration::from_millis(1000));
+        assert_eq!(server.who(), server.main_pid());
+    }
+    server.assert_always_active();
+    // And without a ping it is ended, or this test would show nothing.
+    machine.must(&["systemctl", "stop", server.unit]);
+    server.settings("WatchdogSec=700ms\nRestart=no");
+    machine.must(&["systemctl", "start", server.unit]);
+    wait_until("the watchdog bites", scaled(SOON), || {
+        machine.property(server.unit, "Result") == "watchdog" && server.state() == "failed"
+    });
+}
+
+pub fn socket_activation_starts_and_upgrades(machine: &Machine) {
+    machine.example("server-socket.socket");
+    machine.example("server-socket.service");
+    let server = Server { machine, unit: "server-socket.service" };
+    if machine.version < 253 {
+        server.settings("Type=notify\nExecReload=sh -c 'kill -USR1 $MAINPID'");
+    }
+    machine.must(&["systemctl", "start", "server-socket.socket"]);
+    assert_eq!(server.state(), "inactive");
+    // The first connection starts it, and is served.
+    assert_eq!(server.who(), server.main_pid());
+    let load = server.load();
+    for _ in 0..5 {
+        let before = server.main_pid();
+        assert_eq!(server.try_reload(), 0);
+        wait_until("another main process", SOON, || server.main_pid() != before);
+        wait_until("the end of the reload", SOON, || server.state() == "active");
+    }
+    load.stop().assert_clean();
+    server.assert_always_active();
+    // systemd holds the socket: a stop of the service is not the end of it.
+    machine.must(&["systemctl", "stop", server.unit]);
+    assert_eq!(server.who(), server.main_pid());
+    machine.must(&["systemctl", "stop", "server-socket.socket", server.unit]);
+    assert!(server.get("/").is_err());
+}
+
+pub fn an_unprivileged_server_is_replaced(machine: &Machine) {
+    let server =
+        Server::start(machine, "User=nobody\nNoNewPrivileges=yes\nProtectSystem=strict\nPrivateTmp=yes");
+    for _ in 0..3 {
+        server.reload();
+    }
+    assert_eq!(server.who(), server.main_pid());
+    server.assert_always_active();
+}
+
+/// The unit that a peer's README documents: nothing but its type, so that systemd sends SIGHUP and believes the main
+/// process alone.
+pub fn the_shortest_notify_reload_unit_works(machine: &Machine) {
+    if machine.version < 253 {
+        let unit = "[Service]\nType=notify-reload\nExecStart=/bin/true\n";
+        machine.unit("short.service", unit);
+        // An old systemd ignores what it does not know, and takes the unit for Type=simple.
+        assert_eq!(machine.property("short.service", "Type"), "simple");
+        return;
+    }
+    let exec = "ExecStart=/usr/local/bin/server tcp://127.0.0.1:8080";
+    machine.unit(
+        "short.service",
+        &format!("[Service]\nType=notify-reload\n{exec}\nEnvironment=RELOAD_SIGNAL=1\n"),
+    );
+    let server = Server { machine, unit: "short.service" };
+    machine.must(&["systemctl", "start", "short"]);
+    let load = server.load();
+    for _ in 0..5 {
+        let now = server.reload();
+        assert_eq!(server.who(), now);
+    }
+    load.stop().assert_clean();
+    server.assert_always_active();
+}
