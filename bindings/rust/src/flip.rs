@@ -86,6 +86,10 @@ impl Flip {
         *self.shared.hooks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(hooks);
     }
 
+    pub(crate) fn has_hooks(&self) -> bool {
+        self.shared.hooks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some()
+    }
+
     pub(crate) fn inner(&self) -> &shellflip::flip::Flip {
         &self.shared.core
     }
