@@ -78,14 +78,18 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
 	for readme in README.md bindings/rust/README.md; do \
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features --package graceflip
+	cargo fmt --check --manifest-path examples/rust/web/Cargo.toml
+	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
 	python3 tests/run.py --quick
 
 test: examples ## every test
 	python3 tests/run.py
 
-deep: examples ## every test, with the long versions of those that have one, and fuzzing
+deep: examples ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
 	python3 tests/run.py --deep
 	fuzz/run
+	tools/rust_interface
 
 $(C_OUT)/bench_%: benches/%.c include/shellflip.h | build
 	@mkdir -p $(@D)

@@ -228,13 +228,40 @@ impl Queue {
                 [PollFd::new(self.bell(), PollFlags::POLLIN), PollFd::new(freed, PollFlags::POLLIN)];
             match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
                 Ok(0) => return Err(Error::TimedOut),
+                // What happened before the end is still told: the last lines, and why shutdown came.
                 Ok(_) if fds[1].any().unwrap_or(false) => {
-                    return Err(Error::Canceled("the handle was freed meanwhile".into()));
+                    let canceled = || Error::Canceled("the handle was freed meanwhile".into());
+                    return self.pop().ok_or_else(canceled);
                 }
                 Ok(_) => {}
                 Err(Errno::EINTR) => return Err(Error::Interrupted),
                 Err(errno) => return Err(Error::system("cannot wait for an event", errno)),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latch::Latch;
+    use std::time::Duration;
+
+    #[test]
+    fn what_was_queued_before_the_end_is_still_told() {
+        for _ in 0..200 {
+            let (queue, freed) = (Arc::new(Queue::new().unwrap()), Arc::new(Latch::new().unwrap()));
+            let (reader, end) = (Arc::clone(&queue), Arc::clone(&freed));
+            let reader = std::thread::spawn(move || {
+                let until = Some(Instant::now() + Duration::from_secs(30));
+                std::iter::from_fn(|| reader.next(end.reader(), until).ok()).count()
+            });
+            // Both become readable while it waits, as nearly at once as calls can. The pause only makes that likely.
+            std::thread::sleep(Duration::from_micros(500));
+            queue.push(HostEvent::tells(Kind::Shutdown, Failure::None, String::new()));
+            queue.push(HostEvent::line(Level::Info, String::new()));
+            freed.fire(0);
+            assert_eq!(reader.join().unwrap(), 2);
         }
     }
 }

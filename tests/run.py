@@ -53,7 +53,7 @@ def suites():
         Suite("interleavings", cargo("--package", "interleavings"), limit=600, quick=True),
         # With the faults as all others: builds with and without share one libshellflip.so, and cargo takes the one for the
         # other.
-        Suite("rust", cargo("--package", "graceflip", "--all-features", "--features", "shellflip/faults")),
+        Suite("rust", cargo("--package", "graceflip", "--all-features", "--features", "shellflip/faults"), 1200),
         # In a workspace of its own, which nothing else has to build.
         Suite("rust-web", cargo("--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
     ]

@@ -125,7 +125,6 @@ impl Error {
         Error(shellflip::error::Error::TimedOut)
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn io(what: &str, error: &io::Error) -> Error {
         use shellflip::error::Error as Core;
         Error(match error.raw_os_error() {

@@ -160,21 +160,32 @@ impl Event {
 }
 
 impl Flip {
+    /// The core, where the program reads events itself: two readers would each get half of them.
+    pub(crate) fn events(&self) -> Result<&shellflip::flip::Flip> {
+        let core = self.core()?;
+        if self.has_hooks() {
+            return Err(Error::invalid("hooks, or the log, read the events; without them, Builder::events"));
+        }
+        Ok(core)
+    }
+
     /// Readable while an event waits. Never read from it.
+    ///
+    /// [`crate::ErrorKind::Invalid`], as for the calls below, where hooks or the `log` facade read the events.
     pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
-        Ok(self.core()?.event_fd()?)
+        Ok(self.events()?.event_fd()?)
     }
 
     /// Waits for the next event of those given to [`crate::Builder::events`]. [`crate::ErrorKind::Canceled`] once the handle is
     /// closed.
     pub fn next_event(&self) -> Result<Event> {
-        let core = self.core()?;
+        let core = self.events()?;
         Event::new(retry(|| core.next_event(None))?)
     }
 
     /// The same; [`crate::ErrorKind::TimedOut`] after this long. Zero asks whether there is one.
     pub fn next_event_timeout(&self, timeout: Duration) -> Result<Event> {
-        let (core, deadline) = (self.core()?, after(timeout));
+        let (core, deadline) = (self.events()?, after(timeout));
         Event::new(retry(|| core.next_event(deadline))?)
     }
 }

@@ -7,6 +7,7 @@ use crate::hooks::Hooks;
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -83,6 +84,10 @@ impl Flip {
 
     pub(crate) fn attach(&self, hooks: Hooks) {
         *self.shared.hooks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(hooks);
+    }
+
+    pub(crate) fn has_hooks(&self) -> bool {
+        self.shared.hooks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some()
     }
 
     pub(crate) fn inner(&self) -> &shellflip::flip::Flip {
@@ -199,6 +204,40 @@ impl Flip {
     /// on.
     pub fn take<T: From<OwnedFd>>(&self, name: impl AsRef<[u8]>) -> Result<Option<T>> {
         found(self.core()?.take(name.as_ref()))
+    }
+
+    /// What was inherited under that name; else what this makes, which is passed on from then on. For sockets that are made in
+    /// a way of their own.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), graceflip::Error> {
+    /// # let flip = graceflip::Flip::builder().build()?;
+    /// let socket = flip.take_or("dns", || std::net::UdpSocket::bind("127.0.0.1:53"))?;
+    /// # Ok(()) }
+    /// ```
+    pub fn take_or<T: From<OwnedFd> + AsFd>(
+        &self,
+        name: impl AsRef<[u8]>,
+        make: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T> {
+        let name = name.as_ref();
+        if let Some(inherited) = self.take(name)? {
+            return Ok(inherited);
+        }
+        let what = || format!("cannot make {}", String::from_utf8_lossy(name));
+        let made = make().map_err(|error| Error::io(&what(), &error))?;
+        self.add(name, &made)?;
+        Ok(made)
+    }
+
+    /// A line between this generation and the next: the end that the predecessor holds the other one of, if it made a line of
+    /// that name, and one end of a new line, whose other end the successor will get. Failed successors get the same end.
+    pub fn unix_datagram_pair(&self, name: impl AsRef<[u8]>) -> Result<(Option<UnixDatagram>, UnixDatagram)> {
+        let to_predecessor = self.take(name.as_ref())?;
+        let pair = UnixDatagram::pair().map_err(|error| Error::io("cannot make a pair of sockets", &error));
+        let (mine, successors) = pair?;
+        self.add(name.as_ref(), &successors)?;
+        Ok((to_predecessor, mine))
     }
 
     /// Stops passing it on, and whether there was anything of that name. Never unlinks.

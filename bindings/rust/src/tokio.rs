@@ -85,6 +85,36 @@ impl Watched {
     }
 }
 
+/// Shutdown, or the end of the handle, which is one too for who waits for it.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    shutdown: Watched,
+    freed: Watched,
+}
+
+impl Ending {
+    pub fn new(flip: &Flip) -> Result<Ending> {
+        let core = flip.core()?;
+        Ok(Ending { shutdown: Watched::new(core.shutdown_fd())?, freed: Watched::new(core.freed_fd())? })
+    }
+
+    /// For any number of tasks.
+    pub async fn come(&self) {
+        let (mut shutdown, mut freed) =
+            (std::pin::pin!(self.shutdown.fired()), std::pin::pin!(self.freed.fired()));
+        poll_fn(|context| match (shutdown.as_mut().poll(context), freed.as_mut().poll(context)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await
+    }
+
+    /// Whether shutdown has begun, and whether the handle is closed; for one task at a time.
+    pub fn poll(&self, context: &mut Context<'_>) -> (bool, bool) {
+        (self.shutdown.poll_fired(context).is_ready(), self.freed.poll_fired(context).is_ready())
+    }
+}
+
 /// Now: for calls that shall only look.
 fn now() -> Option<Instant> {
     Some(Instant::now())
@@ -114,8 +144,7 @@ impl Flip {
     /// For many waiters there is [`Flip::shutdown_signal`], which costs one descriptor for all its clones.
     pub async fn shutdown(&self) -> Result<Shutdown> {
         let core = self.core()?;
-        let (shutdown, detached) = (Watched::new(core.shutdown_fd())?, Watched::new(core.detached_fd())?);
-        let freed = Watched::new(core.freed_fd())?;
+        let (ending, detached) = (Ending::new(self)?, Watched::new(core.detached_fd())?);
         let mut told_of_detach = false;
         loop {
             if let Some(result) = there(core.wait_shutdown(now())) {
@@ -127,10 +156,7 @@ impl Flip {
                     told_of_detach = true;
                     return Poll::Ready(());
                 }
-                match (shutdown.poll_fired(context), freed.poll_fired(context)) {
-                    (Poll::Pending, Poll::Pending) => Poll::Pending,
-                    _ => Poll::Ready(()),
-                }
+                if ending.poll(context) == (false, false) { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
         }
@@ -203,7 +229,7 @@ impl Flip {
 
     /// [`Flip::next_event`]. May be dropped at any time: no event is lost.
     pub async fn next_event_async(&self) -> Result<Event> {
-        let core = self.core()?;
+        let core = self.events()?;
         let (bell, freed) = (Watched::new(core.event_fd()?)?, Watched::new(core.freed_fd())?);
         loop {
             if let Some(event) = there(core.next_event(now())) {

@@ -1,6 +1,6 @@
 //! Hearing of shutdown in many tasks.
 
-use super::Watched;
+use super::Ending;
 use crate::error::Result;
 use crate::flip::Flip;
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct ShutdownSignal(Source);
 
 #[derive(Clone, Default)]
 enum Source {
-    Latch(Arc<Watched>),
+    Process(Arc<Ending>),
     Coordinator(watch::Receiver<bool>),
     #[default]
     Never,
@@ -26,7 +26,7 @@ impl ShutdownSignal {
     /// May be dropped at any time.
     pub async fn on_shutdown(&mut self) {
         match &mut self.0 {
-            Source::Latch(latch) => latch.fired().await,
+            Source::Process(ending) => ending.come().await,
             Source::Coordinator(begun) => {
                 // An error: the coordinator is gone, which is a shutdown.
                 let _ = begun.wait_for(|begun| *begun).await;
@@ -50,7 +50,7 @@ impl Flip {
     /// Hears of this process's shutdown, in as many tasks as it is cloned for; a detach is none. An error: the runtime
     /// cannot watch a further descriptor.
     pub fn shutdown_signal(&self) -> Result<ShutdownSignal> {
-        Ok(ShutdownSignal(Source::Latch(Arc::new(Watched::new(self.core()?.shutdown_fd())?))))
+        Ok(ShutdownSignal(Source::Process(Arc::new(Ending::new(self)?))))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Anything that ends, or goes on, when shutdown begins.
 
-use super::Watched;
+use super::Ending;
 use crate::error::Result;
 use crate::flip::Flip;
 use futures_core::Stream;
@@ -26,13 +26,12 @@ pub enum StopOnShutdown {
 pub(super) struct Ends {
     stop: StopOnShutdown,
     flip: shellflip::flip::Flip,
-    shutdown: Watched,
+    ending: Ending,
 }
 
 impl Ends {
     pub fn new(flip: &Flip, stop: StopOnShutdown) -> Result<Ends> {
-        let core = flip.core()?;
-        Ok(Ends { stop, flip: core.clone(), shutdown: Watched::new(core.shutdown_fd())? })
+        Ok(Ends { stop, flip: flip.core()?.clone(), ending: Ending::new(flip)? })
     }
 
     /// Whether connections are waited for.
@@ -49,20 +48,18 @@ impl Ends {
         }
     }
 
-    /// The same, and the task is woken when it changes.
+    /// The same, or the handle is closed; the task is woken when that changes.
     pub fn poll(&self, context: &mut Context<'_>) -> bool {
-        let fired = self.stop != StopOnShutdown::Never && self.shutdown.poll_fired(context).is_ready();
-        fired && self.now()
+        let (shutdown, closed) = self.ending.poll(context);
+        closed || (shutdown && self.now())
     }
 
     /// Waits for it, in any number of tasks.
     async fn ended(&self) {
-        if self.stop != StopOnShutdown::Never {
-            self.shutdown.fired().await;
-        }
-        // What does not end by then never does.
+        self.ending.come().await;
+        // Shutdown, and this goes on: then only the handle's end is left.
         if !self.now() {
-            std::future::pending().await
+            self.ending.freed.fired().await;
         }
     }
 }

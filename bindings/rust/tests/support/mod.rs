@@ -23,7 +23,9 @@ pub fn example_of_version(name: &str, version: Option<&str>) -> PathBuf {
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    build.args(["build", "--quiet", "--all-features", "--example", name, "--manifest-path", manifest]);
+    build.args(["build", "--quiet", "--example", name, "--manifest-path", manifest]);
+    // As the runner builds the tests: builds with and without the faults share one libshellflip.so.
+    build.args(["--all-features", "--features", "shellflip/faults"]);
     if let Some(version) = version {
         build.env("VERSION", version);
     }
