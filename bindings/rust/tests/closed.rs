@@ -1,5 +1,7 @@
 //! A handle that is closed wakes everybody who waits, in this very process; and what cannot be built is said.
 
+#![cfg(feature = "tokio")]
+
 use graceflip::tokio::StopOnShutdown;
 use graceflip::{Error, ErrorKind, Event, EventMask, Flip, Request, Shutdown};
 use std::time::Duration;
