@@ -1,0 +1,100 @@
+// Package fliphttp serves HTTP so that an upgrade fails no request, on keep-alive connections too.
+//
+// http.Server.Shutdown closes idle connections at once, and with them the requests that are on their way on them. Serve
+// instead ends a connection with an answer: from shutdown on each one has Connection: close, so that the client's next
+// request goes to the successor. A connection that gets no request is closed after Options.IdleGrace.
+//
+// A server that calls http.Server.Serve and Shutdown itself is treated the same way when it serves plain HTTP on a listener
+// from Listen. This package adds to that one call for all of it, and certainty under TLS and HTTP/2.
+package fliphttp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	shellflip "github.com/libshellflip/libshellflip/bindings/go"
+)
+
+// settling is long after an answer that was begun without Connection: close has been sent.
+const settling = 250 * time.Millisecond
+
+// Serve serves on the listener until Exit is closed and the server's connections have ended: nil. Call it once for a
+// server; its Handler is wrapped.
+//
+// Requests that are still being answered at the drain deadline are cut, and the error is
+// context.DeadlineExceeded then. An error before Exit is what http.Server.Serve returned.
+func Serve(upg *shellflip.Upgrader, server *http.Server, listener net.Listener) error {
+	return serve(upg, server, func() error { return server.Serve(listener) })
+}
+
+// ServeTLS is Serve for HTTPS. The files may be empty where server.TLSConfig has the certificate.
+func ServeTLS(upg *shellflip.Upgrader, server *http.Server, listener net.Listener, certFile, keyFile string) error {
+	return serve(upg, server, func() error { return server.ServeTLS(listener, certFile, keyFile) })
+}
+
+func serve(upg *shellflip.Upgrader, server *http.Server, accept func() error) error {
+	server.Handler = Handler(upg, server.Handler)
+	served := make(chan error, 1)
+	go func() { served <- accept() }()
+	select {
+	case err := <-served:
+		if !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		// The host has shut it down itself, and waits for that itself.
+		return nil
+	case <-upg.Exit():
+	}
+	return Shutdown(upg, server)
+}
+
+// Handler says with each answer from shutdown on that the connection ends, where the handler does not say something else
+// of the connection. nil is http.DefaultServeMux, as in http.Server.
+func Handler(upg *shellflip.Upgrader, handler http.Handler) http.Handler {
+	if handler == nil {
+		handler = http.DefaultServeMux
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-upg.Closing():
+			w.Header().Set("Connection", "close")
+		default:
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
+
+// Shutdown ends servers whose handler is a Handler, with http.Server.Shutdown, once what they were answering when shutdown
+// fired has been answered. It returns when all their connections have ended, at the latest at the drain deadline. Call it
+// when Exit is closed.
+func Shutdown(upg *shellflip.Upgrader, servers ...*http.Server) error {
+	options := upg.Options()
+	ctx, cancel := context.WithTimeout(context.Background(), options.DrainTimeout)
+	defer cancel()
+	if options.IdleGrace > 0 {
+		// In its own shutdown the server closes connections, too, whose last answer did not say so yet. Answers do
+		// from Closing on; what was being answered then has long been answered after this.
+		settled, cancel := context.WithTimeout(ctx, settling)
+		_ = upg.Drain(settled)
+		cancel()
+	}
+	ended := make(chan error, len(servers))
+	for _, server := range servers {
+		go func(server *http.Server) { ended <- server.Shutdown(ctx) }(server)
+	}
+	var failed error
+	for range servers {
+		if err := <-ended; err != nil && failed == nil {
+			failed = err
+		}
+	}
+	if failed != nil {
+		for _, server := range servers {
+			_ = server.Close()
+		}
+	}
+	return failed
+}

@@ -1,0 +1,222 @@
+package shellflip
+
+import (
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// keep is when a listener stops accepting.
+type keep int
+
+const (
+	keepNever    keep = iota // when shutdown fires
+	keepOverStop             // it goes on after a stop
+	keepAlways               // it goes on after an upgrade, too
+)
+
+// listener accepts between Ready and shutdown, and knows which of its connections are open.
+//
+// What it does next depends on its fields alone. Whatever changes one of them closes changed, and every Accept that waits
+// looks again.
+type listener struct {
+	Listener
+	fds  *Fds
+	keep keep
+
+	mu        sync.Mutex
+	changed   chan struct{}
+	serving   bool // Ready has returned
+	quiet     bool // shutdown has fired
+	closed    bool
+	deadline  time.Time // the caller's
+	accepting int       // calls that may take a connection at this moment
+	open      int       // connections that are not closed
+	http      httpState
+}
+
+func (f *Fds) wrap(inner Listener, keep keep) *listener {
+	l := &listener{Listener: inner, fds: f, keep: keep, changed: make(chan struct{})}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l.serving = f.serving
+	if f.listeners == nil {
+		f.listeners = make(map[*listener]struct{})
+	}
+	f.listeners[l] = struct{}{}
+	return l
+}
+
+// serve lets all listeners accept.
+func (f *Fds) serve() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.serving = true
+	for l := range f.listeners {
+		l.mu.Lock()
+		l.serving = true
+		l.change()
+		l.mu.Unlock()
+	}
+}
+
+// quiesce returns when none of the listeners that stop for this reason takes a connection any more.
+func (f *Fds) quiesce(reason Reason) {
+	f.mu.Lock()
+	listeners := make([]*listener, 0, len(f.listeners))
+	for l := range f.listeners {
+		if l.keep == keepNever || l.keep == keepOverStop && reason == Upgraded {
+			listeners = append(listeners, l)
+		}
+	}
+	f.mu.Unlock()
+	for _, l := range listeners {
+		l.quiesce()
+	}
+}
+
+func (l *listener) quiesce() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet = true
+	l.change()
+	timed, can := l.Listener.(interface{ SetDeadline(time.Time) error })
+	if !can || timed.SetDeadline(time.Unix(1, 0)) != nil {
+		return // a listener of the host's own, or a closed one
+	}
+	// They come back at once, with the deadline or with a last connection, which is served.
+	for l.accepting > 0 {
+		l.wait(time.Time{})
+	}
+}
+
+// change wakes everyone who waits. Called with the lock.
+func (l *listener) change() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// wait returns after the next change, or at the given time; zero: never. Called with the lock, which it gives up meanwhile.
+func (l *listener) wait(until time.Time) {
+	changed := l.changed
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	if until.IsZero() {
+		<-changed
+		return
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	}
+}
+
+// Accept waits for Ready, then for a connection. From shutdown on it waits for Close.
+func (l *listener) Accept() (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.http.look()
+	for {
+		now := time.Now()
+		switch {
+		case l.http.waiting():
+			return l.http.take(), nil
+		case l.closed && !l.holds(now):
+			return nil, l.failed(net.ErrClosed)
+		case l.closed:
+			l.wait(l.http.until)
+		case !l.deadline.IsZero() && !now.Before(l.deadline):
+			return nil, l.failed(os.ErrDeadlineExceeded)
+		case !l.serving || l.quiet:
+			l.wait(l.deadline)
+		default:
+			conn, err := l.acceptOne()
+			if err != nil && (l.closed || l.quiet) {
+				continue // which is why
+			}
+			return conn, err
+		}
+	}
+}
+
+// acceptOne takes a connection and counts it in one step, for quiesce. Called with the lock, which it gives up meanwhile.
+func (l *listener) acceptOne() (net.Conn, error) {
+	l.accepting++
+	l.mu.Unlock()
+	raw, err := l.Listener.Accept()
+	l.mu.Lock()
+	l.accepting--
+	if err == nil && l.keep == keepNever {
+		l.open++
+		l.fds.upg.core.connBegin()
+	}
+	if l.quiet {
+		l.change()
+	}
+	if err != nil || l.keep != keepNever {
+		return raw, err
+	}
+	return l.track(raw), nil
+}
+
+// ended is called when a connection is closed.
+func (l *listener) ended() {
+	l.mu.Lock()
+	l.open--
+	if l.closed {
+		l.change()
+	}
+	l.mu.Unlock()
+	l.fds.upg.core.connEnd()
+}
+
+// Close closes this process's copy of the socket; the successor has its own. Its path stays.
+func (l *listener) Close() error {
+	l.mu.Lock()
+	first := !l.closed
+	if first {
+		l.closed = true
+		l.http.hold(time.Now().Add(l.fds.upg.options.IdleGrace))
+		l.change()
+	}
+	l.mu.Unlock()
+	if first {
+		l.fds.mu.Lock()
+		delete(l.fds.listeners, l)
+		l.fds.mu.Unlock()
+	}
+	return l.Listener.Close()
+}
+
+// SetDeadline is that of *net.TCPListener: Accept fails from then on.
+func (l *listener) SetDeadline(deadline time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deadline = deadline
+	l.change()
+	timed, can := l.Listener.(interface{ SetDeadline(time.Time) error })
+	switch {
+	case !can:
+		return l.failed(syscall.EOPNOTSUPP)
+	case l.quiet:
+		return nil
+	}
+	return timed.SetDeadline(deadline)
+}
+
+// File is that of *net.TCPListener: a copy of the socket. Its Fd method clears O_NONBLOCK for every process that shares
+// the socket; use SyscallConn.
+func (l *listener) File() (*os.File, error) {
+	if inner, can := l.Listener.(interface{ File() (*os.File, error) }); can {
+		return inner.File()
+	}
+	return nil, l.failed(syscall.EOPNOTSUPP)
+}
+
+func (l *listener) failed(why error) error {
+	return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: why}
+}
