@@ -18,9 +18,15 @@ WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
+# Programs in other languages find the library here by pkg-config, as they would find an installed one.
+STAGE   := $(abspath $(TARGET))/stage
+GO      ?= go
+GO_OUT  := $(TARGET)/go
+GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE)/lib GOTOOLCHAIN=local
+
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean
+.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean stage examples-go demo-go check-go
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -66,6 +72,21 @@ demo-rust: $(RUST_OUT)/1 $(RUST_OUT)/2 $(RUST_OUT)/crash $(RUST_OUT)/hang ## the
 	cargo build --release --package testkit --bin flipdemo
 	$(RELEASE)/flipdemo --v1 $(RUST_OUT)/1 --v2 $(RUST_OUT)/2 --crash $(RUST_OUT)/crash --hang $(RUST_OUT)/hang \
 		--upgrades 20 --connections 32
+
+stage: build ## the library as it would be installed, in target/stage
+	@$(MAKE) -s install PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib DESTDIR=
+
+examples-go: stage ## the Go servers, in target/go
+	cd examples/go && for program in first hello http stateful; do for version in 1 2 3 4; do \
+		$(GO_ENV) $(GO) build -ldflags "-X main.version=$$version" -o $(abspath $(GO_OUT))/$${program}_v$$version ./$$program \
+		|| exit 1; done; done
+
+demo-go: examples-go ## the same for the servers in Go: hello, http and stateful
+	cargo build --release --package testkit --bin flipdemo
+	for program in "hello --hello --streams 4 --connections 0" "http --connections 32" "stateful --connections 8"; do \
+		set -- $$program; name=$$1; shift; echo; echo "$$name:"; \
+		$(RELEASE)/flipdemo --v1 $(GO_OUT)/$${name}_v1 --v2 $(GO_OUT)/$${name}_v2 --crash $(GO_OUT)/$${name}_v3 \
+			--hang $(GO_OUT)/$${name}_v4 --upgrades 20 "$$@" || exit 1; done
 
 check: ## format, lints, C warnings, header, README, quick tests: in three minutes
 	@tools/setup

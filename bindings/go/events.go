@@ -23,6 +23,8 @@ func (u *Upgrader) take(event *coreEvent) {
 	refusal := errors.New("the host ended without an answer")
 	// A panic of the host's function refuses, too, and goes on as a panic.
 	defer func() { event.answer(refusal) }()
+	// What the host has written before Ready, its variable for this Upgrader say, is there for its functions.
+	u.begun.Load()
 	switch event.kind {
 	case eventStarting:
 		refusal = u.options.Starting(event.text)

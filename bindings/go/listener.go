@@ -30,6 +30,7 @@ type listener struct {
 	changed   chan struct{}
 	serving   bool // Ready has returned
 	quiet     bool // shutdown has fired
+	paused    bool // between Pause and Resume
 	closed    bool
 	deadline  time.Time // the caller's
 	accepting int       // calls that may take a connection at this moment
@@ -62,25 +63,74 @@ func (f *Fds) serve() {
 	}
 }
 
+// Pause stops all listeners of this Fds but those with keep=: when it returns, no Accept takes a connection any more.
+// Clients wait in the kernel's queue, for Resume, or for the successor. It is for Options.State, where what comes after
+// the state was written would be lost.
+func (f *Fds) Pause() {
+	for _, l := range f.stopping(Stopped, Upgraded) {
+		l.pause()
+	}
+}
+
+// Resume lets the listeners accept again, as after an upgrade that has failed.
+func (f *Fds) Resume() {
+	for _, l := range f.stopping(Stopped, Upgraded) {
+		l.resume()
+	}
+}
+
 // quiesce returns when none of the listeners that stop for this reason takes a connection any more.
 func (f *Fds) quiesce(reason Reason) {
-	f.mu.Lock()
-	listeners := make([]*listener, 0, len(f.listeners))
-	for l := range f.listeners {
-		if l.keep == keepNever || l.keep == keepOverStop && reason == Upgraded {
-			listeners = append(listeners, l)
-		}
-	}
-	f.mu.Unlock()
-	for _, l := range listeners {
+	for _, l := range f.stopping(reason) {
 		l.quiesce()
 	}
 }
 
+// stopping are the listeners that stop for each of the reasons.
+func (f *Fds) stopping(reasons ...Reason) []*listener {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*listener
+	for l := range f.listeners {
+		stops := true
+		for _, reason := range reasons {
+			stops = stops && (l.keep == keepNever || l.keep == keepOverStop && reason == Upgraded)
+		}
+		if stops {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// quiesce stops one for good.
 func (l *listener) quiesce() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.quiet = true
+	l.halt()
+}
+
+// pause stops one until resume.
+func (l *listener) pause() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = true
+	l.halt()
+}
+
+func (l *listener) resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = false
+	if timed, can := l.Listener.(interface{ SetDeadline(time.Time) error }); can && !l.quiet {
+		_ = timed.SetDeadline(l.deadline)
+	}
+	l.change()
+}
+
+// halt returns when no Accept takes a connection any more. Called with the lock.
+func (l *listener) halt() {
 	l.change()
 	timed, can := l.Listener.(interface{ SetDeadline(time.Time) error })
 	if !can || timed.SetDeadline(time.Unix(1, 0)) != nil {
@@ -131,11 +181,11 @@ func (l *listener) Accept() (net.Conn, error) {
 			l.wait(l.http.until)
 		case !l.deadline.IsZero() && !now.Before(l.deadline):
 			return nil, l.failed(os.ErrDeadlineExceeded)
-		case !l.serving || l.quiet:
+		case !l.serving || l.quiet || l.paused:
 			l.wait(l.deadline)
 		default:
 			conn, err := l.acceptOne()
-			if err != nil && (l.closed || l.quiet) {
+			if err != nil && (l.closed || l.quiet || l.paused) {
 				continue // which is why
 			}
 			return conn, err
@@ -154,7 +204,7 @@ func (l *listener) acceptOne() (net.Conn, error) {
 		l.open++
 		l.fds.upg.core.connBegin()
 	}
-	if l.quiet {
+	if l.quiet || l.paused {
 		l.change()
 	}
 	if err != nil || l.keep != keepNever {
@@ -202,7 +252,7 @@ func (l *listener) SetDeadline(deadline time.Time) error {
 	switch {
 	case !can:
 		return l.failed(syscall.EOPNOTSUPP)
-	case l.quiet:
+	case l.quiet, l.paused:
 		return nil
 	}
 	return timed.SetDeadline(deadline)

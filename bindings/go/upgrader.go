@@ -16,6 +16,7 @@ type Upgrader struct {
 	core    *core
 	options Options
 
+	begun   atomic.Bool // Ready was called
 	ready   atomic.Bool // Ready has returned nil
 	failLog atomic.Bool // failures are logged
 
@@ -100,6 +101,7 @@ func New(options Options) (*Upgrader, error) {
 // ENOENT, members of an inherited group of SO_REUSEPORT listeners were not claimed; ECONNRESET, a state was promised
 // and lost, and State has not been called.
 func (u *Upgrader) Ready() error {
+	u.begun.Store(true)
 	if err := u.core.ready(); err != nil {
 		return err
 	}

@@ -21,6 +21,27 @@ import (
 // settling is long after an answer that was begun without Connection: close has been sent.
 const settling = 250 * time.Millisecond
 
+// ListenAndServe is all that a server of one address has to do: it listens on server.Addr (":http" if that is empty), says
+// Ready, and serves until Exit is closed and the connections have ended: nil. Otherwise it returns what Listen, Ready or
+// Serve did.
+func ListenAndServe(upg *shellflip.Upgrader, server *http.Server) error {
+	address := server.Addr
+	if address == "" {
+		address = ":http"
+	}
+	listener, err := upg.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- Serve(upg, server, listener) }()
+	if err := upg.Ready(); err != nil {
+		_ = server.Close()
+		return err
+	}
+	return <-served
+}
+
 // Serve serves on the listener until Exit is closed and the server's connections have ended: nil. Call it once for a
 // server; its Handler is wrapped.
 //
