@@ -7,14 +7,17 @@ import (
 
 // track makes a connection tell its listener when it is closed. All methods of what the kernel gave stay there, sendfile
 // and splice among them.
-func (l *listener) track(raw net.Conn) net.Conn {
+func (l *listener) track(raw net.Conn) (net.Conn, *tracked) {
 	switch raw := raw.(type) {
 	case *net.TCPConn:
-		return &tcpConn{TCPConn: raw, tracked: tracked{listener: l, raw: raw}}
+		conn := &tcpConn{TCPConn: raw, tracked: tracked{listener: l, raw: raw}}
+		return conn, &conn.tracked
 	case *net.UnixConn:
-		return &unixConn{UnixConn: raw, tracked: tracked{listener: l, raw: raw}}
+		conn := &unixConn{UnixConn: raw, tracked: tracked{listener: l, raw: raw}}
+		return conn, &conn.tracked
 	}
-	return &otherConn{Conn: raw, tracked: tracked{listener: l, raw: raw}}
+	conn := &otherConn{Conn: raw, tracked: tracked{listener: l, raw: raw}}
+	return conn, &conn.tracked
 }
 
 // tracked is what the connections of all networks have in common.
@@ -64,6 +67,6 @@ func (t *tracked) close() error {
 		return nil
 	}
 	err := t.raw.Close()
-	t.listener.ended()
+	t.listener.ended(t)
 	return err
 }

@@ -10,146 +10,141 @@ import (
 	"time"
 )
 
-// How an http.Server is shut down without a failed request, although all it has is a listener.
+// How an http.Server is replaced without a failed request, although all that this package has of it is a listener.
 //
-// http.Server.Shutdown says from its first moment on, with each answer, that the connection ends (Connection: close).
-// Then it closes its listeners, waits until Serve has returned, and closes what is idle, at once: requests that are on
-// their way on those connections fail. Serve returns when Accept does. So Accept does not return before the connections
-// are closed, or have had IdleGrace: meanwhile each of them that gets a request gets an answer that ends it in order.
+// http.Server.Shutdown closes idle connections at once, and drops requests that it has just read: what clients have sent on
+// keep-alive connections at that moment fails. So connections have to end before Shutdown is called, which is when Exit
+// is closed. From shutdown on every answer says that its connection ends (Connection: close), written into its head here,
+// and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A connection with a
+// request that is being worked on is not waited for: Shutdown waits for its answer, and makes it say the same.
 //
-// There is one moment that this does not cover. An answer may have been made before Shutdown, without saying that the
-// connection ends, when the server finds that it is shutting down and closes the connection. Its client sends the next
-// request and gets no answer. Such a connection is not closed but given to the server once more, as if just accepted.
+// Under TLS the answers cannot be seen. Package fliphttp makes the server itself say it.
 //
-// And a connection that is closed with unread input is reset, which destroys what its client has not read yet. So net/http's
-// closes first end the sending, and leave the client a moment to close.
+// And a connection that is closed with unread input is reset, which destroys what its client has not read yet. So what
+// net/http closes after shutdown first ends the sending, and leaves the client a moment to close.
 //
-// Who calls is found out from the stack: a server with a protocol of its own may wait for Accept to return before it
-// tells its clients to go, as grpc-go does, and a hijacked connection is closed when its owner says so.
+// That it is net/http who accepts and closes is found out from the stack: servers of other protocols tell their clients in
+// their own way, and are told at once.
 
-// lingering is how long a client may take to close a connection that is closed here.
-const lingering = 2 * time.Second
+const (
+	// lingering is how long a client may take to close a connection that is closed here.
+	lingering = 2 * time.Second
+	// settled is long after a request was read whose handler runs.
+	settled = 100 * time.Millisecond
+	// looking is how often connections are looked at while Exit waits for them.
+	looking = 2 * time.Millisecond
+)
 
-// httpState belongs to a listener, and is protected by its lock.
-type httpState struct {
-	looked, server bool
-	until          time.Time // Accept is held back until then
-	again          []net.Conn
-}
-
-// look finds out, once, whether it is an http.Server that accepts.
-func (h *httpState) look() {
-	if !h.looked {
-		h.looked = true
-		h.server = calledBy("net/http.(*Server).Serve")
+// look finds out, once, whether it is an http.Server that accepts. Called with the lock.
+func (l *listener) look() {
+	if !l.looked {
+		l.looked = true
+		l.http.Store(calledBy("net/http.(*Server).Serve"))
 	}
 }
 
-func (h *httpState) hold(until time.Time) { h.until = until }
-
-func (h *httpState) waiting() bool { return len(h.again) > 0 }
-
-func (h *httpState) take() net.Conn {
-	conn := h.again[0]
-	h.again = h.again[1:]
-	return conn
-}
-
-// holds says whether a closed listener's Accept waits for connections to end. Called with the lock.
-func (l *listener) holds(now time.Time) bool {
-	return l.http.server && l.quiet && l.open > 0 && now.Before(l.http.until)
-}
-
-// httpClose takes over a connection that net/http closes after shutdown, and says whether it did.
-func (l *listener) httpClose(t *tracked) bool {
-	l.mu.Lock()
-	ours := l.quiet && l.http.server
-	l.mu.Unlock()
-	if !ours || !calledBy("net/http.(*conn).close", "net/http.(*Server).closeIdleConns") {
-		return false
+// finishKeepAlive returns when Shutdown may be called.
+func (u *Upgrader) finishKeepAlive(listeners []*listener) {
+	grace := u.options.IdleGrace
+	if grace > u.options.DrainTimeout {
+		grace = u.options.DrainTimeout
 	}
-	return l.serveAgain(t) || l.linger(t)
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	ticker := time.NewTicker(looking)
+	defer ticker.Stop()
+	for _, l := range listeners {
+		for l.http.Load() && l.mayGetRequests() {
+			select {
+			case <-ticker.C:
+			case <-u.freed:
+				return
+			case <-timer.C:
+				return
+			}
+		}
+	}
 }
 
-// serveAgain gives the connection to the server once more, if its client may still send requests and Accept still waits.
-func (l *listener) serveAgain(t *tracked) bool {
-	input, persists := t.exchange.persists()
-	if !persists {
-		return false
-	}
+// mayGetRequests says whether Shutdown would cut requests of one of the connections.
+func (l *listener) mayGetRequests() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed || !l.holds(time.Now()) || t.raw.SetDeadline(time.Time{}) != nil {
-		return false
+	now := time.Now().UnixNano()
+	for t := range l.open {
+		if t.exchange.mayGetRequests(now) {
+			return true
+		}
 	}
-	again := l.track(t.raw)
-	again.(interface{ unread([]byte) }).unread(input)
-	l.http.again = append(l.http.again, again)
-	l.change()
-	return true
+	return false
 }
 
-// linger ends the sending, and closes when the client has, or after a moment.
-func (l *listener) linger(t *tracked) bool {
+// httpClose takes over a connection that net/http closes after shutdown, and says whether it did: it ends the sending,
+// and closes when the client has, or after a moment.
+func (l *listener) httpClose(t *tracked) bool {
+	if !l.ending.Load() || !l.http.Load() {
+		return false
+	}
+	if !calledBy("net/http.(*conn).close", "net/http.(*Server).closeIdleConns") {
+		return false
+	}
 	half, can := t.raw.(interface{ CloseWrite() error })
 	if !can || half.CloseWrite() != nil {
 		return false
 	}
-	upg := l.fds.upg
-	upg.lingering.Add(1)
 	go func() {
-		defer upg.lingering.Done()
 		// The server's own read, if there is one, ends first.
 		_ = t.raw.SetReadDeadline(time.Unix(1, 0))
 		t.exchange.stopReading()
 		_ = t.raw.SetReadDeadline(time.Now().Add(lingering))
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{t.raw})
 		_ = t.raw.Close()
-		l.ended()
+		l.ended(t)
 	}()
 	return true
 }
 
-// exchange follows a connection's requests and answers as far as is needed to know whether its client expects it to go
-// on.
+// exchange follows the requests and answers of a connection as far as is needed to end it between two.
 type exchange struct {
-	answered atomic.Int32 // what the last answer said, one of the constants
-	reading  sync.Mutex   // held during a read
-
-	mu     sync.Mutex
-	input  []byte // read before, and to be read again
-	latest byte   // the last byte that was read alone
-	since  int    // how many bytes were read since the last answer began
-	ended  bool
+	reading sync.Mutex   // held during a read
+	asked   atomic.Int64 // when the request was read that is not answered yet; 0: there is none
+	kind    atomic.Int32
 }
 
+// What is said on the connection.
 const (
-	noAnswer int32 = iota
-	goesOn
-	ends
+	unknown  int32 = iota
+	plain          // HTTP/1
+	opaque         // TLS, or HTTP/2
+	switched       // another protocol, which net/http has no part in any more
 )
+
+// mayGetRequests says whether Shutdown would cut a request: one that is on its way, or has just been read.
+func (e *exchange) mayGetRequests(now int64) bool {
+	asked := e.asked.Load()
+	switch e.kind.Load() {
+	case switched:
+		return false
+	case opaque:
+		return true
+	}
+	return asked == 0 || now-asked < int64(settled)
+}
 
 func (t *tracked) read(b []byte) (int, error) {
 	e := &t.exchange
 	e.reading.Lock()
 	defer e.reading.Unlock()
-	e.mu.Lock()
-	if len(e.input) > 0 && len(b) > 0 {
-		n := copy(b, e.input)
-		e.input = e.input[n:]
-		e.mu.Unlock()
-		return n, nil
-	}
-	e.mu.Unlock()
 	if t.closed.Load() {
 		return 0, net.ErrClosed
 	}
 	n, err := t.raw.Read(b)
-	if n > 0 {
-		e.mu.Lock()
-		e.since += n
-		e.latest = b[n-1]
-		e.mu.Unlock()
+	// While a handler runs net/http reads one byte ahead, to see a client go. That is no request.
+	if n > 0 && len(b) > 1 && t.listener.http.Load() {
+		if e.kind.Load() == unknown {
+			e.kind.Store(kindOf(b[:n]))
+		}
+		e.asked.Store(time.Now().UnixNano())
 	}
 	if err != nil && t.closed.Load() {
 		err = net.ErrClosed
@@ -157,61 +152,68 @@ func (t *tracked) read(b []byte) (int, error) {
 	return n, err
 }
 
+// kindOf tells TLS and HTTP/2 by their first bytes.
+func kindOf(input []byte) int32 {
+	if input[0] == 0x16 || bytes.HasPrefix(input, []byte("PRI ")) {
+		return opaque
+	}
+	return plain
+}
+
 func (t *tracked) write(b []byte) (int, error) {
-	if t.closed.Load() {
-		return 0, net.ErrClosed
+	e := &t.exchange
+	// What is written first after a request was read is the head of its answer, or a provisional one. Only there may
+	// something be written into it: the body might look like a head, too.
+	if e.asked.Load() == 0 || e.kind.Load() != plain || !bytes.HasPrefix(b, []byte("HTTP/1.")) || len(b) < 12 {
+		return t.raw.Write(b)
 	}
-	if bytes.HasPrefix(b, []byte("HTTP/1.")) {
-		t.exchange.answer(b)
+	switch status := b[9:12]; {
+	case string(status) == "101":
+		e.kind.Store(switched)
+		return t.raw.Write(b)
+	case status[0] == '1':
+		return t.raw.Write(b)
 	}
-	return t.raw.Write(b)
+	e.asked.Store(0)
+	if !t.listener.ending.Load() || t.listener.fds.upg.options.IdleGrace < 0 {
+		return t.raw.Write(b)
+	}
+	said := sayClose(b)
+	n, err := t.raw.Write(said)
+	if n -= len(said) - len(b); n < 0 {
+		n = 0
+	}
+	return n, err
 }
 
-// answer notes what the head of an answer, which net/http writes in one piece, says of the connection.
-func (e *exchange) answer(head []byte) {
-	if end := bytes.Index(head, []byte("\r\n\r\n")); end >= 0 {
-		head = head[:end+2]
+var (
+	closes    = []byte("\r\nConnection: close\r\n")
+	keepAlive = []byte("\r\nConnection: keep-alive\r\n")
+)
+
+// sayClose returns an answer whose head says that the connection ends. It begins with the given one's head.
+func sayClose(answer []byte) []byte {
+	head := answer
+	if end := bytes.Index(answer, []byte("\r\n\r\n")); end >= 0 {
+		head = answer[:end+2]
 	}
-	said := ends
-	switch {
-	case bytes.HasPrefix(head, []byte("HTTP/1.1 1")):
-		return // provisional, or another protocol from here on
-	case bytes.HasPrefix(head, []byte("HTTP/1.1 ")) && !bytes.Contains(head, []byte("\r\nConnection: close\r\n")):
-		said = goesOn
+	line := bytes.Index(head, []byte("\r\n"))
+	if line < 0 || bytes.Contains(head, closes) {
+		return answer
 	}
-	e.mu.Lock()
-	e.since = 0
-	e.mu.Unlock()
-	e.answered.Store(said)
+	at, skip := line, 2
+	if said := bytes.Index(head, keepAlive); said >= 0 {
+		at, skip = said, len(keepAlive)
+	}
+	said := make([]byte, 0, len(answer)+len(closes))
+	return append(append(append(said, answer[:at]...), closes...), answer[at+skip:]...)
 }
 
-// persists says whether the client has been given no reason to take the connection for ended, and what has been read of
-// its next request: net/http reads one byte ahead, to see a client go.
-func (e *exchange) persists() ([]byte, bool) {
-	if e.answered.Load() != goesOn {
-		return nil, false
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case e.since == 0:
-		return nil, true
-	case e.since == 1:
-		return []byte{e.latest}, true
-	}
-	return nil, false
-}
-
-// stopReading returns when no read is under way.
+// stopReading returns when no read is under way; one that begins later finds the connection closed.
 func (e *exchange) stopReading() {
 	e.reading.Lock()
-	//lint:ignore SA2001 a read that begins now finds the connection closed
-	e.reading.Unlock()
+	defer e.reading.Unlock()
 }
-
-func (c *tcpConn) unread(input []byte)   { c.tracked.exchange.input = input }
-func (c *unixConn) unread(input []byte)  { c.tracked.exchange.input = input }
-func (c *otherConn) unread(input []byte) { c.tracked.exchange.input = input }
 
 // calledBy says whether one of the functions is among the callers.
 func calledBy(functions ...string) bool {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,12 +35,15 @@ type listener struct {
 	closed    bool
 	deadline  time.Time // the caller's
 	accepting int       // calls that may take a connection at this moment
-	open      int       // connections that are not closed
-	http      httpState
+	looked    bool
+	open      map[*tracked]struct{} // connections that are not closed
+
+	http   atomic.Bool // an http.Server accepts
+	ending atomic.Bool // shutdown has fired
 }
 
 func (f *Fds) wrap(inner Listener, keep keep) *listener {
-	l := &listener{Listener: inner, fds: f, keep: keep, changed: make(chan struct{})}
+	l := &listener{Listener: inner, fds: f, keep: keep, changed: make(chan struct{}), open: make(map[*tracked]struct{})}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l.serving = f.serving
@@ -79,11 +83,14 @@ func (f *Fds) Resume() {
 	}
 }
 
-// quiesce returns when none of the listeners that stop for this reason takes a connection any more.
-func (f *Fds) quiesce(reason Reason) {
-	for _, l := range f.stopping(reason) {
+// quiesce returns when none of the listeners that stop for this reason takes a connection any more. It returns them.
+func (f *Fds) quiesce(reason Reason) []*listener {
+	listeners := f.stopping(reason)
+	for _, l := range listeners {
+		l.ending.Store(true)
 		l.quiesce()
 	}
+	return listeners
 }
 
 // stopping are the listeners that stop for each of the reasons.
@@ -169,16 +176,12 @@ func (l *listener) wait(until time.Time) {
 func (l *listener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.http.look()
+	l.look()
 	for {
 		now := time.Now()
 		switch {
-		case l.http.waiting():
-			return l.http.take(), nil
-		case l.closed && !l.holds(now):
-			return nil, l.failed(net.ErrClosed)
 		case l.closed:
-			l.wait(l.http.until)
+			return nil, l.failed(net.ErrClosed)
 		case !l.deadline.IsZero() && !now.Before(l.deadline):
 			return nil, l.failed(os.ErrDeadlineExceeded)
 		case !l.serving || l.quiet || l.paused:
@@ -200,26 +203,22 @@ func (l *listener) acceptOne() (net.Conn, error) {
 	raw, err := l.Listener.Accept()
 	l.mu.Lock()
 	l.accepting--
-	if err == nil && l.keep == keepNever {
-		l.open++
-		l.fds.upg.core.connBegin()
-	}
 	if l.quiet || l.paused {
 		l.change()
 	}
 	if err != nil || l.keep != keepNever {
 		return raw, err
 	}
-	return l.track(raw), nil
+	l.fds.upg.core.connBegin()
+	conn, t := l.track(raw)
+	l.open[t] = struct{}{}
+	return conn, nil
 }
 
 // ended is called when a connection is closed.
-func (l *listener) ended() {
+func (l *listener) ended(t *tracked) {
 	l.mu.Lock()
-	l.open--
-	if l.closed {
-		l.change()
-	}
+	delete(l.open, t)
 	l.mu.Unlock()
 	l.fds.upg.core.connEnd()
 }
@@ -230,7 +229,6 @@ func (l *listener) Close() error {
 	first := !l.closed
 	if first {
 		l.closed = true
-		l.http.hold(time.Now().Add(l.fds.upg.options.IdleGrace))
 		l.change()
 	}
 	l.mu.Unlock()

@@ -32,8 +32,6 @@ type Upgrader struct {
 	}
 	finish sync.Once
 	freed  chan struct{}
-
-	lingering sync.WaitGroup
 }
 
 // Reason is why a process exits.
@@ -110,22 +108,25 @@ func (u *Upgrader) Ready() error {
 	return nil
 }
 
-// Upgrade replaces this process by a new one, and returns nil once the new one has taken over; Exit is closed then.
+// Upgrade replaces this process by a new one, and returns nil once the new one has taken over; Exit is closed soon.
 // Otherwise this process serves on as before, and the *Error says why in its Failure.
 func (u *Upgrader) Upgrade() error {
 	if _, err := u.core.upgrade(); err != nil {
 		return err
 	}
-	<-u.exit
+	<-u.closing
 	return nil
 }
 
 // Exit returns a channel that is closed when this process should finish its connections and exit, because its successor
 // serves or because of a stop. Nothing is accepted from then on.
+//
+// Where an http.Server serves on a listener of Listen, Exit is closed when its idle connections have ended, each with an
+// answer that says so, or after Options.IdleGrace.
 func (u *Upgrader) Exit() <-chan struct{} { return u.exit }
 
-// Closing returns a channel that is closed as soon as shutdown has fired, a moment before Exit: for a protocol that can
-// tell its clients not to send more. Connections may still be accepted in that moment.
+// Closing returns a channel that is closed as soon as shutdown has fired, before Exit: for a protocol that can tell its
+// clients not to send more. A few connections may still be accepted.
 func (u *Upgrader) Closing() <-chan struct{} { return u.closing }
 
 // Options returns what New was given, with the defaults filled in.
@@ -289,7 +290,7 @@ func (u *Upgrader) watchShutdown() {
 	}
 	u.reason = reason
 	close(u.closing)
-	u.Fds.quiesce(reason)
+	u.finishKeepAlive(u.Fds.quiesce(reason))
 	close(u.exit)
 	u.cancel()
 }

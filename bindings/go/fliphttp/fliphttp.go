@@ -5,7 +5,7 @@
 // request goes to the successor. A connection that gets no request is closed after Options.IdleGrace.
 //
 // A server that calls http.Server.Serve and Shutdown itself is treated the same way when it serves plain HTTP on a listener
-// from Listen. This package adds to that one call for all of it, and certainty under TLS and HTTP/2.
+// from Listen. This package does the same for TLS and HTTP/2, and makes it one call.
 package fliphttp
 
 import (
@@ -13,13 +13,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"time"
 
 	shellflip "github.com/libshellflip/libshellflip/bindings/go"
 )
-
-// settling is long after an answer that was begun without Connection: close has been sent.
-const settling = 250 * time.Millisecond
 
 // ListenAndServe is all that a server of one address has to do: it listens on server.Addr (":http" if that is empty), says
 // Ready, and serves until Exit is closed and the connections have ended: nil. Otherwise it returns what Listen, Ready or
@@ -88,20 +84,11 @@ func Handler(upg *shellflip.Upgrader, handler http.Handler) http.Handler {
 	})
 }
 
-// Shutdown ends servers whose handler is a Handler, with http.Server.Shutdown, once what they were answering when shutdown
-// fired has been answered. It returns when all their connections have ended, at the latest at the drain deadline. Call it
-// when Exit is closed.
+// Shutdown ends servers with http.Server.Shutdown, and closes them at the drain deadline: then it returns
+// context.DeadlineExceeded. Call it when Exit is closed.
 func Shutdown(upg *shellflip.Upgrader, servers ...*http.Server) error {
-	options := upg.Options()
-	ctx, cancel := context.WithTimeout(context.Background(), options.DrainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), upg.Options().DrainTimeout)
 	defer cancel()
-	if options.IdleGrace > 0 {
-		// In its own shutdown the server closes connections, too, whose last answer did not say so yet. Answers do
-		// from Closing on; what was being answered then has long been answered after this.
-		settled, cancel := context.WithTimeout(ctx, settling)
-		_ = upg.Drain(settled)
-		cancel()
-	}
 	ended := make(chan error, len(servers))
 	for _, server := range servers {
 		go func(server *http.Server) { ended <- server.Shutdown(ctx) }(server)
