@@ -5,6 +5,7 @@ LIBDIR  ?= $(PREFIX)/lib
 DESTDIR ?=
 CC      ?= cc
 CFLAGS  ?= -O2 -g
+OBJCOPY ?= objcopy
 
 export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
@@ -99,12 +100,20 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
 	for readme in README.md bindings/rust/README.md; do \
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
+
+	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
+	$(MAKE) check-go
 	python3 tests/run.py --quick
 
-test: examples ## every test
+check-go: stage ## gofmt and go vet
+	@out=$$(gofmt -l bindings/go examples/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	for module in bindings/go examples/go bindings/go/recipes/*/; do \
+		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
+
+test: examples examples-go ## every test
 	python3 tests/run.py
 
-deep: examples ## every test, with the long versions of those that have one, and fuzzing
+deep: examples examples-go ## every test, with the long versions of those that have one, and fuzzing
 	python3 tests/run.py --deep
 	fuzz/run
 
@@ -115,21 +124,36 @@ $(C_OUT)/bench_%: benches/%.c include/shellflip.h | build
 bench: $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade ## how long an upgrade takes, beside the least that a process costs
 	python3 benches/run.py $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade
 
-install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
+# One object whose only visible symbols are the interface's: two archives that were made from Rust have the standard
+# library in common, and a program could link only one of them. Section groups are dissolved, since the linker would
+# keep only one of two with the same name, although what is in them is local now. The compiler's bitcode goes, too:
+# binutils with another LLVM's plugin stumble over it.
+$(RELEASE)/archive/libshellflip.a: $(RELEASE)/libshellflip.a
+	@mkdir -p $(@D) && rm -f $@
+	$(LD) -r --force-group-allocation $$(sed -n 's/^[^ #].*[ *]\(flip_[a-z_]*\)(.*/-u \1/p' include/shellflip.h) $< \
+		-o $(@D)/shellflip.o
+	$(OBJCOPY) --wildcard --keep-global-symbol='flip_*' -R .llvmbc -R .llvmcmd $(@D)/shellflip.o
+	$(AR) rcs $@ $(@D)/shellflip.o
+
+$(RELEASE)/libshellflip.a: | build
+
+install: build $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(RELEASE)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION)
 	ln -sf libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR)
 	ln -sf libshellflip.so.$(MAJOR) $(DESTDIR)$(LIBDIR)/libshellflip.so
-	install -m 644 $(RELEASE)/libshellflip.a $(DESTDIR)$(LIBDIR)/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' shellflip.pc.in \
-		> $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
-	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+	install -m 644 $(RELEASE)/archive/libshellflip.a $(DESTDIR)$(LIBDIR)/
+	for name in shellflip shellflip-static; do \
+		sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' $$name.pc.in \
+			> $(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc && \
+		chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc || exit 1; done
 
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/include/shellflip.h $(DESTDIR)$(LIBDIR)/libshellflip.a \
 		$(DESTDIR)$(LIBDIR)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR) \
-		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/shellflip-static.pc
 
 clean: ## everything that was built
 	cargo clean

@@ -97,7 +97,7 @@ func errnoOf(failure Failure) syscall.Errno {
 	case FailureExited, FailureSignalled:
 		return syscall.ECONNABORTED
 	case FailureDeadline, FailureUnconfirmed:
-		return syscall.ETIME
+		return errTime
 	case FailureRefused:
 		return syscall.ECONNREFUSED
 	case FailureProtocol:

@@ -1,3 +1,5 @@
+//go:build linux && cgo
+
 package shellflip_test
 
 import (
@@ -114,6 +116,12 @@ type family struct {
 // start starts a copy of the program, which can be replaced, and ends everything with the test.
 func start(t testing.TB, program string, environment []string, arguments ...string) *family {
 	t.Helper()
+	return startOn(t, program, nil, environment, arguments...)
+}
+
+// startOn is start with another standard error.
+func startOn(t testing.TB, program string, standardError *os.File, environment []string, arguments ...string) *family {
+	t.Helper()
 	f := &family{t: t, folder: t.TempDir(), exited: make(chan struct{})}
 	f.log = filepath.Join(f.folder, "log")
 	f.replace(program)
@@ -122,9 +130,12 @@ func start(t testing.TB, program string, environment []string, arguments ...stri
 		t.Fatal(err)
 	}
 	defer log.Close()
+	if standardError == nil {
+		standardError = log
+	}
 	f.first = exec.Command(f.program(), arguments...)
 	f.first.Env = append(append(os.Environ(), environment...), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
-	f.first.Stdout, f.first.Stderr = log, log
+	f.first.Stdout, f.first.Stderr = log, standardError
 	f.first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := f.first.Start(); err != nil {
 		t.Fatal(err)
@@ -264,8 +275,11 @@ func (f *family) stop(pid int) {
 type report struct {
 	Sent, Answered, Failed uint64
 	Failures               map[string]uint64
-	FirstFailures          []struct{ Kind, Detail string } `json:"first_failures"`
-	Seen                   []struct {
+	Latency                struct {
+		Max float64 `json:"max_ms"`
+	}
+	FirstFailures []struct{ Kind, Detail string } `json:"first_failures"`
+	Seen          []struct {
 		Pid        int
 		Generation *int
 		Answers    uint64

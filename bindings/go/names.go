@@ -2,6 +2,7 @@ package shellflip
 
 import (
 	"net"
+	"strconv"
 	"strings"
 )
 
@@ -96,4 +97,29 @@ func keepOf(address string) keep {
 		}
 	}
 	return keepNever
+}
+
+// unixPath is the path in a name that socketName has made.
+func unixPath(name string) (string, bool) {
+	network, rest, is := strings.Cut(name, ":")
+	if !is || !strings.HasPrefix(network, "unix") {
+		return "", false
+	}
+	path := unescape(strings.TrimPrefix(rest, "//"))
+	return path, path != "" && path[0] != '@'
+}
+
+func unescape(text string) string {
+	var out strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] == '%' && i+2 < len(text) {
+			if b, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil {
+				out.WriteByte(byte(b))
+				i += 2
+				continue
+			}
+		}
+		out.WriteByte(text[i])
+	}
+	return out.String()
 }

@@ -36,3 +36,29 @@ func (f *Fds) unlinkPaths() {
 	}
 	f.paths = nil
 }
+
+// droppedPaths are the paths of inherited unix sockets that nobody has asked for.
+func (f *Fds) droppedPaths() map[string]fileID {
+	dropped := make(map[string]fileID)
+	names, _ := f.upg.core.inherited()
+	for _, name := range names {
+		path, is := unixPath(name)
+		if !is {
+			continue
+		}
+		if id, there := identify(path); there {
+			dropped[path] = id
+		}
+	}
+	return dropped
+}
+
+// unlinkDropped removes them once the predecessor, which serves them to its end, has exited.
+func (f *Fds) unlinkDropped(dropped map[string]fileID) {
+	if f.upg.core.waitPredecessor() != nil {
+		return
+	}
+	for path, id := range dropped {
+		unlinkIfSame(path, id)
+	}
+}

@@ -100,10 +100,13 @@ func New(options Options) (*Upgrader, error) {
 // and lost, and State has not been called.
 func (u *Upgrader) Ready() error {
 	u.begun.Store(true)
+	dropped := u.Fds.droppedPaths()
 	if err := u.core.ready(); err != nil {
 		return err
 	}
-	u.ready.Store(true)
+	if !u.ready.Swap(true) && len(dropped) > 0 && u.HasParent() {
+		go u.Fds.unlinkDropped(dropped)
+	}
 	u.Fds.serve()
 	return nil
 }
