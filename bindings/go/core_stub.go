@@ -51,3 +51,9 @@ func (*coreEvent) answer(error)                   {}
 func isBlocking(uintptr) bool                     { return false }
 func unlinkIfSame(string, fileID)                 {}
 func identify(string) (fileID, bool)              { return fileID{}, false }
+
+func (*core) status() (string, error) { return "", ErrNotSupported }
+
+func control(string, int, time.Duration) (int, error) { return 0, ErrNotSupported }
+
+func controlStatus(string, time.Duration) (string, error) { return "", ErrNotSupported }

@@ -207,6 +207,10 @@ func mux(ready *atomic.Bool) http.Handler {
 		return append(os.Environ(), strings.Split(string(child), "\n")...)
 	})
 	say("/descriptors", func(*http.Request) interface{} { return found })
+	say("/status", func(*http.Request) interface{} {
+		line, _ := upg.Status()
+		return line
+	})
 	say("/second", func(*http.Request) interface{} {
 		_, err := shellflip.New(shellflip.Options{})
 		return resultOf(err)
