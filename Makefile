@@ -100,7 +100,6 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
 	for readme in README.md bindings/rust/README.md; do \
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
-
 	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
 	$(MAKE) check-go
 	python3 tests/run.py --quick

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/libshellflip/libshellflip/bindings/go/internal/server"
 )
 
 func TestFasthttpRequestsSurviveUpgrades(t *testing.T) {
@@ -17,9 +19,9 @@ func TestFasthttpRequestsSurviveUpgrades(t *testing.T) {
 		fmt.Printf("SKIPPED: %s: FLIPLOAD does not name the load client\n", t.Name())
 		t.Skip()
 	}
-	address := freePort(t)
-	server := start(t, address)
-	pid := server.serving(0)
+	address := server.FreePort(t)
+	running := server.Start(t, address)
+	pid := running.Serving(0)
 	var output bytes.Buffer
 	load := exec.Command(client, "tcp://"+address, "--connections", "32", "--streams", "2")
 	load.Stdout = &output
@@ -32,8 +34,8 @@ func TestFasthttpRequestsSurviveUpgrades(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
-		next := server.serving(generation)
-		server.waitGone(pid)
+		next := running.Serving(generation)
+		running.WaitGone(pid)
 		pid = next
 	}
 	_ = load.Process.Signal(syscall.SIGINT)
@@ -49,5 +51,5 @@ func TestFasthttpRequestsSurviveUpgrades(t *testing.T) {
 		t.Errorf("%d of %d requests failed: %v", said.Failed, said.Sent, said.FirstFailures)
 	}
 	t.Logf("%d requests", said.Sent)
-	server.stop(pid)
+	running.Stop(pid)
 }

@@ -11,12 +11,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/libshellflip/libshellflip/bindings/go/internal/server"
 )
 
 func TestGRPCCallsSurviveUpgrades(t *testing.T) {
-	address := freePort(t)
-	server := start(t, address)
-	pid := server.serving(0)
+	address := server.FreePort(t)
+	running := server.Start(t, address)
+	pid := running.Serving(0)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -56,16 +58,16 @@ func TestGRPCCallsSurviveUpgrades(t *testing.T) {
 	}
 	for generation := 1; generation <= 10; generation++ {
 		before := answered.Load()
-		server.waitUntil("answers", func() bool { return t.Failed() || answered.Load() > before+100 })
+		running.WaitUntil("answers", func() bool { return t.Failed() || answered.Load() > before+100 })
 		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
-		next := server.serving(generation)
-		server.waitGone(pid)
+		next := running.Serving(generation)
+		running.WaitGone(pid)
 		pid = next
 	}
 	cancel()
 	clients.Wait()
 	t.Logf("%d calls", answered.Load())
-	server.stop(pid)
+	running.Stop(pid)
 }

@@ -1,4 +1,7 @@
-package main
+//go:build linux
+
+// Package server runs the programs of the recipes in their tests.
+package server
 
 import (
 	"fmt"
@@ -14,14 +17,15 @@ import (
 	"time"
 )
 
-// server is this recipe's program, running.
-type server struct {
+// Server is a recipe's program, running.
+type Server struct {
 	t       *testing.T
 	command *exec.Cmd
 	log     string
 }
 
-func freePort(t *testing.T) string {
+// FreePort is an address that nobody uses at this moment.
+func FreePort(t *testing.T) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +34,8 @@ func freePort(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-func start(t *testing.T, address string) *server {
+// Start builds the program in this folder, and starts it. It ends with the test.
+func Start(t *testing.T, address string) *Server {
 	folder := t.TempDir()
 	program, tool := filepath.Join(folder, "server"), os.Getenv("SHELLFLIP_GO")
 	if tool == "" {
@@ -39,7 +44,7 @@ func start(t *testing.T, address string) *server {
 	if output, err := exec.Command(tool, "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
-	s := &server{t: t, command: exec.Command(program, address), log: filepath.Join(folder, "log")}
+	s := &Server{t: t, command: exec.Command(program, address), log: filepath.Join(folder, "log")}
 	log, err := os.Create(s.log)
 	if err != nil {
 		t.Fatal(err)
@@ -60,12 +65,13 @@ func start(t *testing.T, address string) *server {
 	return s
 }
 
-func (s *server) output() string {
+func (s *Server) output() string {
 	output, _ := os.ReadFile(s.log)
 	return string(output)
 }
 
-func (s *server) waitUntil(what string, condition func() bool) {
+// WaitUntil returns once the condition holds, and fails the test at the deadline.
+func (s *Server) WaitUntil(what string, condition func() bool) {
 	s.t.Helper()
 	limit := 10 * time.Second
 	if factor, err := strconv.ParseFloat(os.Getenv("SHELLFLIP_TEST_TIMEOUT_SCALE"), 64); err == nil && factor > 0 {
@@ -78,12 +84,12 @@ func (s *server) waitUntil(what string, condition func() bool) {
 	}
 }
 
-// serving waits until a generation serves, and returns its pid.
-func (s *server) serving(generation int) int {
+// Serving waits until a generation serves, and returns its pid.
+func (s *Server) Serving(generation int) int {
 	s.t.Helper()
 	expression := regexp.MustCompile(fmt.Sprintf(`pid (\d+), generation %d: serving`, generation))
 	var match []string
-	s.waitUntil(fmt.Sprintf("generation %d", generation), func() bool {
+	s.WaitUntil(fmt.Sprintf("generation %d", generation), func() bool {
 		match = expression.FindStringSubmatch(s.output())
 		return match != nil
 	})
@@ -91,16 +97,18 @@ func (s *server) serving(generation int) int {
 	return pid
 }
 
-func (s *server) waitGone(pid int) {
+// WaitGone waits until a process has exited.
+func (s *Server) WaitGone(pid int) {
 	s.t.Helper()
-	s.waitUntil(fmt.Sprintf("the end of process %d", pid), func() bool {
+	s.WaitUntil(fmt.Sprintf("the end of process %d", pid), func() bool {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})
 }
 
-func (s *server) stop(pid int) {
+// Stop ends a process.
+func (s *Server) Stop(pid int) {
 	s.t.Helper()
 	_ = syscall.Kill(pid, syscall.SIGTERM)
-	s.waitGone(pid)
+	s.WaitGone(pid)
 }
