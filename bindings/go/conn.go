@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// track makes a connection tell its listener when it is closed. All methods of what the kernel gave stay there, sendfile
-// and splice among them.
+// track makes a connection tell its listener when it is closed. All methods of what the kernel gave stay there,
+// sendfile and splice among them.
 func (l *listener) track(raw net.Conn) (net.Conn, *tracked) {
 	switch raw := raw.(type) {
 	case *net.TCPConn:

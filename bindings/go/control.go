@@ -5,17 +5,18 @@ import (
 	"time"
 )
 
-// Status says what this process is and does, as one line of JSON: generation, pid, state, uptime, connections, listeners,
-// older generations that drain, how the last upgrade went. The library's docs/control.md describes the keys.
+// Status says what this process is and does, as one line of JSON: generation, pid, state, uptime, connections,
+// listeners, older generations that drain, how the last upgrade went. The library's docs/control.md describes the
+// keys.
 func (u *Upgrader) Status() (json.RawMessage, error) {
 	line, err := u.core.status()
 	return json.RawMessage(line), err
 }
 
 // ControlUpgrade asks another process for an upgrade, by its control socket ("unix:///run/a.ctl", "unix:@name"), and
-// returns the pid of the successor once that serves. It needs no Upgrader. 0 is no time-out; ETIMEDOUT: it has passed, and
-// the upgrade goes on. ENOENT and ECONNREFUSED: nobody listens there; EACCES: this user may not. Otherwise the *Error is
-// the one that Upgrade has returned there.
+// returns the pid of the successor once that serves. It needs no Upgrader. 0 is no time-out; ETIMEDOUT: it has
+// passed, and the upgrade goes on. ENOENT and ECONNREFUSED: nobody listens there; EACCES: this user may not.
+// Otherwise the *Error is the one that Upgrade has returned there.
 func ControlUpgrade(address string, timeout time.Duration) (int, error) {
 	return control(address, requestUpgrade, timeout)
 }

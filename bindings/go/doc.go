@@ -1,10 +1,12 @@
-// Package shellflip lets a running server replace itself with a new program without refusing or breaking one connection.
+// Package shellflip lets a running server replace itself with a new program without refusing or breaking one
+// connection.
 //
 // The old process starts the new one and passes it the listening sockets. The new one initialises in its own time and
-// calls Ready; only then does the old one stop accepting, finish its connections and exit. If the new one crashes, hangs
-// or refuses, the old one has never stopped serving.
+// calls Ready; only then does the old one stop accepting, finish its connections and exit. If the new one crashes,
+// hangs or refuses, the old one has never stopped serving.
 //
-// The names and their meaning are tableflip's (github.com/cloudflare/tableflip), so that moving over is an import line:
+// The names and their meaning are tableflip's (github.com/cloudflare/tableflip), so that moving over is an import
+// line:
 //
 //	tableflip "github.com/libshellflip/libshellflip/bindings/go"
 //

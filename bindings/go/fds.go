@@ -46,8 +46,8 @@ type Fds struct {
 }
 
 // Listen returns a listener that was inherited, or makes one with Options.ListenConfig. What is inherited is found by
-// network and addr as they were given to the process that made it, then by what the socket is, so that what systemd or
-// a server in another language passes on is found, too. Call it before Ready.
+// network and addr as they were given to the process that made it, then by what the socket is, so that what systemd
+// or a server in another language passes on is found, too. Call it before Ready.
 //
 // The listener accepts from when Ready has returned, and nothing any more once Exit is closed: then Accept waits for
 // Close. What it returns is a Listener; its connections have all methods of *net.TCPConn or *net.UnixConn, and are
@@ -92,8 +92,8 @@ func (f *Fds) Listener(network, addr string) (net.Listener, error) {
 	return f.inheritedListener(network, addr)
 }
 
-// AddListener passes a listener on that was made elsewhere, in place of what had this network and addr before. It stays
-// the caller's, and accepts whenever the caller does: its connections are not counted.
+// AddListener passes a listener on that was made elsewhere, in place of what had this network and addr before. It
+// stays the caller's, and accepts whenever the caller does: its connections are not counted.
 func (f *Fds) AddListener(network, addr string, ln Listener) error {
 	return f.addListener(network, addr, ln)
 }
@@ -119,8 +119,8 @@ func (f *Fds) ListenPacket(network, addr string) (net.PacketConn, error) {
 	})
 }
 
-// ListenPacketWithCallback is ListenPacket with another way to make what was not inherited. The callback must return a
-// PacketConn, and must not use Fds.
+// ListenPacketWithCallback is ListenPacket with another way to make what was not inherited. The callback must return
+// a PacketConn, and must not use Fds.
 func (f *Fds) ListenPacketWithCallback(
 	network, addr string, callback func(network, addr string) (net.PacketConn, error),
 ) (net.PacketConn, error) {
@@ -152,7 +152,8 @@ func (f *Fds) PacketConn(network, addr string) (net.PacketConn, error) {
 	return f.inheritedPacketConn(network, addr)
 }
 
-// AddPacketConn passes a packet connection on, in place of what had this network and addr before. It stays the caller's.
+// AddPacketConn passes a packet connection on, in place of what had this network and addr before. It stays the
+// caller's.
 func (f *Fds) AddPacketConn(network, addr string, conn PacketConn) error {
 	keepPath(conn)
 	if err := f.add(socketName(network, addr), conn); err != nil {
@@ -181,8 +182,8 @@ func (f *Fds) AddConn(network, addr string, conn Conn) error {
 	return f.add(connName(network, addr), conn)
 }
 
-// File returns an inherited file, or nil. It is found under the name that AddFile was given, or that another server or
-// systemd gave it.
+// File returns an inherited file, or nil. It is found under the name that AddFile was given, or that another server
+// or systemd gave it.
 func (f *Fds) File(name string) (*os.File, error) {
 	for _, full := range []string{filePrefix + name, name} {
 		if file, err := f.take(full); file != nil || err != nil {
@@ -215,11 +216,12 @@ func (f *Fds) Files() ([]*os.File, error) {
 	return files, nil
 }
 
-// AddFile passes a file on, in place of what had this name before. It stays the caller's, and its flags are left alone.
+// AddFile passes a file on, in place of what had this name before. It stays the caller's, and its flags are left
+// alone.
 func (f *Fds) AddFile(name string, file *os.File) error { return f.add(filePrefix+name, file) }
 
-// Forget stops passing on what Listen, ListenPacket, AddListener or AddPacketConn has made of this network and addr, or
-// inherited and not asked for. The caller's copy stays open. ENOENT: there is nothing.
+// Forget stops passing on what Listen, ListenPacket, AddListener or AddPacketConn has made of this network and addr,
+// or inherited and not asked for. The caller's copy stays open. ENOENT: there is nothing.
 func (f *Fds) Forget(network, addr string) error { return f.upg.core.forget(socketName(network, addr)) }
 
 // ForgetConn is Forget for AddConn.

@@ -12,19 +12,20 @@ import (
 
 // How an http.Server is replaced without a failed request, although all that this package has of it is a listener.
 //
-// http.Server.Shutdown closes idle connections at once, and drops requests that it has just read: what clients have sent on
-// keep-alive connections at that moment fails. So connections have to end before Shutdown is called, which is when Exit
-// is closed. From shutdown on every answer says that its connection ends (Connection: close), written into its head here,
-// and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A connection with a
-// request that is being worked on is not waited for: Shutdown waits for its answer, and makes it say the same.
+// http.Server.Shutdown closes idle connections at once, and drops requests that it has just read: what clients have
+// sent on keep-alive connections at that moment fails. So connections have to end before Shutdown is called, which is
+// when Exit is closed. From shutdown on every answer says that its connection ends (Connection: close), written into
+// its head here, and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A
+// connection with a request that is being worked on is not waited for: Shutdown waits for its answer, and makes it
+// say the same.
 //
 // Under TLS the answers cannot be seen. Package fliphttp makes the server itself say it.
 //
-// And a connection that is closed with unread input is reset, which destroys what its client has not read yet. So what
-// net/http closes after shutdown first ends the sending, and leaves the client a moment to close.
+// And a connection that is closed with unread input is reset, which destroys what its client has not read yet. So
+// what net/http closes after shutdown first ends the sending, and leaves the client a moment to close.
 //
-// That it is net/http who accepts and closes is found out from the stack: servers of other protocols tell their clients in
-// their own way, and are told at once.
+// That it is net/http who accepts and closes is found out from the stack: servers of other protocols tell their
+// clients in their own way, and are told at once.
 
 const (
 	// lingering is how long a client may take to close a connection that is closed here.
@@ -79,8 +80,8 @@ func (l *listener) mayGetRequests() bool {
 	return false
 }
 
-// httpClose takes over a connection that net/http closes after shutdown, and says whether it did: it ends the sending,
-// and closes when the client has, or after a moment.
+// httpClose takes over a connection that net/http closes after shutdown, and says whether it did: it ends the
+// sending, and closes when the client has, or after a moment.
 func (l *listener) httpClose(t *tracked) bool {
 	if !l.ending.Load() || !l.http.Load() {
 		return false

@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// What the tests with real processes share: a family of servers, load from the test kit's flipload, waiting on conditions.
+// What the tests with real processes share: a family of servers, load from the test kit's flipload, waiting on
+// conditions.
 
 // scale stretches every deadline.
 func scale() float64 {

@@ -20,8 +20,8 @@ const (
 
 // listener accepts between Ready and shutdown, and knows which of its connections are open.
 //
-// What it does next depends on its fields alone. Whatever changes one of them closes changed, and every Accept that waits
-// looks again.
+// What it does next depends on its fields alone. Whatever changes one of them closes changed, and every Accept that
+// waits looks again.
 type listener struct {
 	Listener
 	fds  *Fds
@@ -68,8 +68,8 @@ func (f *Fds) serve() {
 }
 
 // Pause stops all listeners of this Fds but those with keep=: when it returns, no Accept takes a connection any more.
-// Clients wait in the kernel's queue, for Resume, or for the successor. It is for Options.State, where what comes after
-// the state was written would be lost.
+// Clients wait in the kernel's queue, for Resume, or for the successor. It is for Options.State, where what comes
+// after the state was written would be lost.
 func (f *Fds) Pause() {
 	for _, l := range f.stopping(Stopped, Upgraded) {
 		l.pause()
@@ -155,7 +155,8 @@ func (l *listener) change() {
 	l.changed = make(chan struct{})
 }
 
-// wait returns after the next change, or at the given time; zero: never. Called with the lock, which it gives up meanwhile.
+// wait returns after the next change, or at the given time; zero: never. Called with the lock, which it gives up
+// meanwhile.
 func (l *listener) wait(until time.Time) {
 	changed := l.changed
 	l.mu.Unlock()
@@ -196,7 +197,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// acceptOne takes a connection and counts it in one step, for quiesce. Called with the lock, which it gives up meanwhile.
+// acceptOne takes a connection and counts it in one step, for quiesce. Called with the lock, which it gives up
+// meanwhile.
 func (l *listener) acceptOne() (net.Conn, error) {
 	l.accepting++
 	l.mu.Unlock()
@@ -256,8 +258,8 @@ func (l *listener) SetDeadline(deadline time.Time) error {
 	return timed.SetDeadline(deadline)
 }
 
-// File is that of *net.TCPListener: a copy of the socket. Its Fd method clears O_NONBLOCK for every process that shares
-// the socket; use SyscallConn.
+// File is that of *net.TCPListener: a copy of the socket. Its Fd method clears O_NONBLOCK for every process that
+// shares the socket; use SyscallConn.
 func (l *listener) File() (*os.File, error) {
 	if inner, can := l.Listener.(interface{ File() (*os.File, error) }); can {
 		return inner.File()

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Under which names sockets and files are passed on. A listener's name is the one that the library itself gives to such
-// an address, so that servers in other languages find it.
+// Under which names sockets and files are passed on. A listener's name is the one that the library itself gives to
+// such an address, so that servers in other languages find it.
 
 const (
 	filePrefix = "file:"
@@ -33,8 +33,8 @@ func unixAddress(network, addr string) string {
 	return network + ":" + escape(addr)
 }
 
-// inheritAddress is what an inherited socket is looked for by where none has the name, and the name that it then gets.
-// Empty: only a name will do, since who knows what a host name was resolved to.
+// inheritAddress is what an inherited socket is looked for by where none has the name, and the name that it then
+// gets. Empty: only a name will do, since who knows what a host name was resolved to.
 func inheritAddress(network, addr, name string) string {
 	query := "?name=" + escape(name)
 	switch network {

@@ -30,8 +30,8 @@ type Options struct {
 	// that nobody listens on any more is then replaced.
 	ListenConfig *net.ListenConfig
 
-	// ControlSocket is the address of a unix socket on which an operator asks for an upgrade, a stop or the status, as
-	// "unix:///run/a.ctl?mode=0660". Empty: none.
+	// ControlSocket is the address of a unix socket on which an operator asks for an upgrade, a stop or the status,
+	// as "unix:///run/a.ctl?mode=0660". Empty: none.
 	ControlSocket string
 
 	// DrainTimeout is how long connections may take to finish, from shutdown on: Drain and Stop wait no longer.
@@ -54,8 +54,8 @@ type Options struct {
 	// with net/http alone, which then breaks requests that are on their way.
 	IdleGrace time.Duration
 
-	// Starting is asked before each upgrade, with a line about who wants it. An error refuses the upgrade, and reaches
-	// whoever asked for it. UpgradeTimeout runs meanwhile. nil: no upgrade is refused.
+	// Starting is asked before each upgrade, with a line about who wants it. An error refuses the upgrade, and
+	// reaches whoever asked for it. UpgradeTimeout runs meanwhile. nil: no upgrade is refused.
 	//
 	// Starting, State, Failed and Log are called one at a time, on a goroutine that does nothing else. They must not
 	// call Upgrade, which fails with EDEADLK there.
@@ -66,8 +66,8 @@ type Options struct {
 	// no state is promised.
 	State func(w io.Writer) error
 
-	// Failed is told of every upgrade that has failed, whoever asked for it. nil: it is logged with the package log if
-	// UpgradeOn is used.
+	// Failed is told of every upgrade that has failed, whoever asked for it. nil: it is logged with the package log
+	// if UpgradeOn is used.
 	Failed func(err error)
 
 	// Log gets the library's lines for the log. nil: they go to standard error if SHELLFLIP_LOG is set to error, info

@@ -22,8 +22,8 @@ func (f *Fds) notePath(network, addr string) {
 	f.paths[addr] = id
 }
 
-// unlinkPaths: the service ends with this process. After an upgrade the paths are the successor's, and before Ready the
-// predecessor's.
+// unlinkPaths: the service ends with this process. After an upgrade the paths are the successor's, and before Ready
+// the predecessor's.
 func (f *Fds) unlinkPaths() {
 	ends := f.upg.Reason() == Stopped && f.upg.ready.Load() || f.upg.Generation() == 0 && f.upg.Reason() != Upgraded
 	if !ends {

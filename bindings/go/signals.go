@@ -5,9 +5,9 @@ import (
 	"os/signal"
 )
 
-// UpgradeOn asks for an upgrade whenever one of the signals comes. One that cannot start yet, since another one is under
-// way or the predecessor is still handing over, is remembered and leads to one later. Failures go to Options.Failed, or
-// to the package log.
+// UpgradeOn asks for an upgrade whenever one of the signals comes. One that cannot start yet, since another one is
+// under way or the predecessor is still handing over, is remembered and leads to one later. Failures go to
+// Options.Failed, or to the package log.
 //
 // The library handles no signal itself: in a Go program the Go runtime does, by os/signal.
 func (u *Upgrader) UpgradeOn(signals ...os.Signal) {

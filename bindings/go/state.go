@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// State returns what the predecessor's Options.State has written, and waits for it: a read-only file of its own, at its
-// start, that can be mapped. Close it. Every call opens it anew.
+// State returns what the predecessor's Options.State has written, and waits for it: a read-only file of its own, at
+// its start, that can be mapped. Close it. Every call opens it anew.
 //
-// ErrNoState: none was promised. ErrStateLost: the predecessor died before it had written it; Ready may be called now.
-// Otherwise an *Error.
+// ErrNoState: none was promised. ErrStateLost: the predecessor died before it had written it; Ready may be called
+// now. Otherwise an *Error.
 func (u *Upgrader) State() (*os.File, error) {
 	fd, err := u.core.takeState()
 	switch {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Upgrader replaces this process by a new one, and passes sockets and files between the two. Its methods may be called
-// from any goroutine.
+// Upgrader replaces this process by a new one, and passes sockets and files between the two. Its methods may be
+// called from any goroutine.
 type Upgrader struct {
 	*Fds
 
@@ -57,10 +57,10 @@ func (r Reason) String() string {
 	return "not exiting"
 }
 
-// New finds out what this process was started with. There is one Upgrader per process at a time. Call it early, before
-// other goroutines read or change the environment: it removes the variables that were meant for this process, from
-// os.Environ too. The environment, the directory and standard input, output and error at this moment are what the next
-// generation starts with.
+// New finds out what this process was started with. There is one Upgrader per process at a time. Call it early,
+// before other goroutines read or change the environment: it removes the variables that were meant for this process,
+// from os.Environ too. The environment, the directory and standard input, output and error at this moment are what
+// the next generation starts with.
 //
 // It returns ErrNotSupported where there can be no upgrades, and an *Error otherwise: EBUSY, there is an Upgrader
 // already; EPROTO, this process was started by an upgrade and something is wrong with that; EINVAL, an option.
@@ -121,15 +121,15 @@ func (u *Upgrader) Upgrade() error {
 	return nil
 }
 
-// Exit returns a channel that is closed when this process should finish its connections and exit, because its successor
-// serves or because of a stop. Nothing is accepted from then on.
+// Exit returns a channel that is closed when this process should finish its connections and exit, because its
+// successor serves or because of a stop. Nothing is accepted from then on.
 //
-// Where an http.Server serves on a listener of Listen, Exit is closed when its idle connections have ended, each with an
-// answer that says so, or after Options.IdleGrace.
+// Where an http.Server serves on a listener of Listen, Exit is closed when its idle connections have ended, each with
+// an answer that says so, or after Options.IdleGrace.
 func (u *Upgrader) Exit() <-chan struct{} { return u.exit }
 
-// Closing returns a channel that is closed as soon as shutdown has fired, before Exit: for a protocol that can tell its
-// clients not to send more. A few connections may still be accepted.
+// Closing returns a channel that is closed as soon as shutdown has fired, before Exit: for a protocol that can tell
+// its clients not to send more. A few connections may still be accepted.
 func (u *Upgrader) Closing() <-chan struct{} { return u.closing }
 
 // Options returns what New was given, with the defaults filled in.
@@ -183,8 +183,8 @@ func (u *Upgrader) HasParent() bool { return u.core.generation() > 0 }
 // Generation says how many upgrades there have been before this process.
 func (u *Upgrader) Generation() int { return u.core.generation() }
 
-// WaitForParent waits until the process before this one has exited, or the context is done. In the first generation it
-// returns at once.
+// WaitForParent waits until the process before this one has exited, or the context is done. In the first generation
+// it returns at once.
 func (u *Upgrader) WaitForParent(ctx context.Context) error {
 	u.orphaned.once.Do(func() {
 		go func() {
@@ -205,8 +205,8 @@ func (u *Upgrader) WaitForParent(ctx context.Context) error {
 	}
 }
 
-// SuccessorPID is the pid of the last process that an upgrade has started, also of one that failed; 0 before there was
-// one.
+// SuccessorPID is the pid of the last process that an upgrade has started, also of one that failed; 0 before there
+// was one.
 func (u *Upgrader) SuccessorPID() int { return u.core.successorPID() }
 
 // Detach leaves the service: this process goes on serving what it has and takes part in nothing any more. It is not
@@ -220,8 +220,8 @@ func (u *Upgrader) Extend(by time.Duration) error { return u.core.extend(by) }
 // Connections is how many connections are open that were accepted by listeners of this Upgrader.
 func (u *Upgrader) Connections() int { return u.core.connCount() }
 
-// Drain waits until all connections that were accepted by listeners of this Upgrader are closed, or the context is done.
-// ETIME: the drain deadline has passed; ECANCELED: a second stop has cut it short; EINVAL: Exit is not closed.
+// Drain waits until all connections that were accepted by listeners of this Upgrader are closed, or the context is
+// done. ETIME: the drain deadline has passed; ECANCELED: a second stop has cut it short; EINVAL: Exit is not closed.
 func (u *Upgrader) Drain(ctx context.Context) error {
 	// Ends at the drain deadline at the latest, whoever waits for it.
 	done := make(chan error, 1)
@@ -255,8 +255,8 @@ func (u *Upgrader) SetCommand(executable string, arguments ...string) error {
 	return u.core.setCommand(executable, arguments)
 }
 
-// SetEnv sets a variable in the environment of the next generation, which otherwise is the one of this process at New:
-// os.Setenv does not reach it.
+// SetEnv sets a variable in the environment of the next generation, which otherwise is the one of this process at
+// New: os.Setenv does not reach it.
 func (u *Upgrader) SetEnv(name, value string) error { return u.core.setEnv(name, &value) }
 
 // UnsetEnv removes a variable from the environment of the next generation.

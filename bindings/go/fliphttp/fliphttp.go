@@ -1,11 +1,11 @@
 // Package fliphttp serves HTTP so that an upgrade fails no request, on keep-alive connections too.
 //
-// http.Server.Shutdown closes idle connections at once, and with them the requests that are on their way on them. Serve
-// instead ends a connection with an answer: from shutdown on each one has Connection: close, so that the client's next
-// request goes to the successor. A connection that gets no request is closed after Options.IdleGrace.
+// http.Server.Shutdown closes idle connections at once, and with them the requests that are on their way on them.
+// Serve instead ends a connection with an answer: from shutdown on each one has Connection: close, so that the
+// client's next request goes to the successor. A connection that gets no request is closed after Options.IdleGrace.
 //
-// A server that calls http.Server.Serve and Shutdown itself is treated the same way when it serves plain HTTP on a listener
-// from Listen. This package does the same for TLS and HTTP/2, and makes it one call.
+// A server that calls http.Server.Serve and Shutdown itself is treated the same way when it serves plain HTTP on a
+// listener from Listen. This package does the same for TLS and HTTP/2, and makes it one call.
 package fliphttp
 
 import (
@@ -17,9 +17,9 @@ import (
 	shellflip "github.com/libshellflip/libshellflip/bindings/go"
 )
 
-// ListenAndServe is all that a server of one address has to do: it listens on server.Addr (":http" if that is empty), says
-// Ready, and serves until Exit is closed and the connections have ended: nil. Otherwise it returns what Listen, Ready or
-// Serve did.
+// ListenAndServe is all that a server of one address has to do: it listens on server.Addr (":http" if that is empty),
+// says Ready, and serves until Exit is closed and the connections have ended: nil. Otherwise it returns what Listen,
+// Ready or Serve did.
 func ListenAndServe(upg *shellflip.Upgrader, server *http.Server) error {
 	address := server.Addr
 	if address == "" {
@@ -68,8 +68,8 @@ func serve(upg *shellflip.Upgrader, server *http.Server, accept func() error) er
 	return Shutdown(upg, server)
 }
 
-// Handler says with each answer from shutdown on that the connection ends, where the handler does not say something else
-// of the connection. nil is http.DefaultServeMux, as in http.Server.
+// Handler says with each answer from shutdown on that the connection ends, where the handler does not say something
+// else of the connection. nil is http.DefaultServeMux, as in http.Server.
 func Handler(upg *shellflip.Upgrader, handler http.Handler) http.Handler {
 	if handler == nil {
 		handler = http.DefaultServeMux

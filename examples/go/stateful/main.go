@@ -2,9 +2,9 @@
 //
 //	curl http://127.0.0.1:8080/alice        {"client":"/alice","count":1,"version":"1","pid":4711,"generation":0}
 //
-// The state is written when the library asks for it (Options.State). From then on this process accepts nothing: what it
-// counted after that would be lost. Clients wait in the kernel's queue, for the successor, or for this process if the
-// upgrade fails (Options.Failed). While the file named by REFUSE exists, upgrades are refused.
+// The state is written when the library asks for it (Options.State). From then on this process accepts nothing: what
+// it counted after that would be lost. Clients wait in the kernel's queue, for the successor, or for this process if
+// the upgrade fails (Options.Failed). While the file named by REFUSE exists, upgrades are refused.
 //
 // Usage: stateful [ADDRESS]. Environment: REFUSE, FAIL, UPGRADE_TIMEOUT_MS.
 package main

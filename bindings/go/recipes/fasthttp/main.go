@@ -1,8 +1,8 @@
 // A fasthttp server that is replaced without a failed request.
 //
 // Shutdown closes idle connections at once, and with them the requests that are on their way on them. So every answer
-// first says that its connection ends, from when shutdown has fired; Shutdown comes when the connections have ended, or
-// have had Options.IdleGrace for their next request.
+// first says that its connection ends, from when shutdown has fired; Shutdown comes when the connections have ended,
+// or have had Options.IdleGrace for their next request.
 //
 // Usage: fasthttp [ADDRESS]
 package main

@@ -1,7 +1,7 @@
 // A gRPC server (grpc-go) that is replaced without a failed call.
 //
-// GracefulStop tells every client to go (GOAWAY), which then connects to the successor, and waits for the calls that are
-// being answered. It has no time limit of its own: Stop ends it at the drain deadline.
+// GracefulStop tells every client to go (GOAWAY), which then connects to the successor, and waits for the calls that
+// are being answered. It has no time limit of its own: Stop ends it at the drain deadline.
 //
 // Usage: grpc [ADDRESS]
 package main
