@@ -342,6 +342,26 @@ func TestARequestThatOutlivesTheDrainIsCut(t *testing.T) {
 	h.stop(next)
 }
 
+func TestASecondStopDoesNotWaitForIdleConnections(t *testing.T) {
+	h := startHost(t, "IDLE_GRACE_MS=600000", "DRAIN_TIMEOUT_MS=600000")
+	pid := h.serving(0)
+	idle, err := net.Dial("tcp", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	fmt.Fprintf(idle, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	if _, err := idle.Read(make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	h.signal(pid, syscall.SIGTERM)
+	h.waitFor("ending: stopped")
+	if !alive(pid) {
+		t.Error("it did not wait for the idle connection")
+	}
+	h.stop(pid)
+}
+
 // certificate makes one for 127.0.0.1.
 func certificate(t testing.TB, folder string) *x509.CertPool {
 	t.Helper()

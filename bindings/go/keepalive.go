@@ -52,13 +52,19 @@ func (u *Upgrader) finishKeepAlive(listeners []*listener) {
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
+	// The drain may be over before, or cut short by a second stop.
+	over := make(chan struct{})
+	go func() {
+		_ = u.drain()
+		close(over)
+	}()
 	ticker := time.NewTicker(looking)
 	defer ticker.Stop()
 	for _, l := range listeners {
 		for l.http.Load() && l.mayGetRequests() {
 			select {
 			case <-ticker.C:
-			case <-u.freed:
+			case <-over:
 				return
 			case <-timer.C:
 				return

@@ -143,9 +143,10 @@ func (l *listener) halt() {
 	if !can || timed.SetDeadline(time.Unix(1, 0)) != nil {
 		return // a listener of the host's own, or a closed one
 	}
-	// They come back at once, with the deadline or with a last connection, which is served.
-	for l.accepting > 0 {
-		l.wait(time.Time{})
+	// They come back at once, with the deadline or with a last connection, which is served. A listener of the host's own
+	// may not keep to its deadline.
+	for until := time.Now().Add(time.Second); l.accepting > 0 && time.Now().Before(until); {
+		l.wait(until)
 	}
 }
 

@@ -154,7 +154,9 @@ func (u *Upgrader) Reason() Reason {
 // still open, at most until DrainTimeout after shutdown.
 func (u *Upgrader) Stop() {
 	select {
-	case <-u.exit:
+	case <-u.closing:
+		// Not asked for again: a second stop cuts the drain short.
+		<-u.exit
 		_ = u.drain()
 		u.free()
 	default:

@@ -76,6 +76,7 @@ func options() shellflip.Options {
 	options := shellflip.Options{
 		UpgradeTimeout: time.Duration(number("UPGRADE_TIMEOUT_MS")) * time.Millisecond,
 		DrainTimeout:   time.Duration(number("DRAIN_TIMEOUT_MS")) * time.Millisecond,
+		IdleGrace:      time.Duration(number("IDLE_GRACE_MS")) * time.Millisecond,
 		PIDFile:        os.Getenv("PID_FILE"),
 		ControlSocket:  os.Getenv("CONTROL"),
 	}
@@ -177,6 +178,10 @@ func main() {
 	}
 	ready.Store(true)
 	log.Printf("pid %d generation %d ready", os.Getpid(), upg.Generation())
+	go func() {
+		<-upg.Closing()
+		log.Println("ending:", upg.Reason())
+	}()
 	go func() {
 		_ = upg.WaitForParent(context.Background())
 		log.Printf("pid %d has no parent", os.Getpid())
