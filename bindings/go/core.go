@@ -11,6 +11,7 @@ type coreConfig struct {
 	maxDraining            int
 	events                 uint
 	pidFile, controlSocket string
+	watchdog, fdStore      bool
 }
 
 // coreEvent is one event of the library. It is given back by answer, or by the next call of nextEvent.

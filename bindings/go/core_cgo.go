@@ -24,9 +24,6 @@ type core struct{ flip *C.flip_t }
 
 type eventHandle = *C.flip_event_t
 
-// Every variable that flip_init may take out of the environment.
-var consumed = []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "SHELLFLIP_CHANNEL"}
-
 // call makes one call of the library and, where it failed, fetches its text: both on one OS thread, since the text is
 // that thread's. All calls that can fail go through here.
 func call(what func() C.int) (int, error) {
@@ -87,6 +84,12 @@ func newCore(config coreConfig) (*core, error) {
 	if config.maxDraining >= 0 {
 		settings = append(settings, func() C.int { return C.flip_config_set_max_draining(c, C.uint(config.maxDraining)) })
 	}
+	if config.watchdog {
+		settings = append(settings, func() C.int { return C.flip_config_set_watchdog(c, 1) })
+	}
+	if config.fdStore {
+		settings = append(settings, func() C.int { return C.flip_config_set_fd_store(c, 1) })
+	}
 	for _, set := range settings {
 		if _, err := call(set); err != nil {
 			return nil, err
@@ -106,7 +109,8 @@ func newCore(config coreConfig) (*core, error) {
 // forgetConsumed removes from Go's copy of the environment what flip_init has removed from the C library's. In the
 // first generation it leaves what socket activation passed alone, and so does this.
 func forgetConsumed() {
-	for _, name := range consumed {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
 		copied := C.CString(name)
 		if C.getenv(copied) == nil {
 			_ = os.Unsetenv(name)

@@ -45,6 +45,12 @@ type Options struct {
 	// old one has never stopped. 0: none.
 	Probation time.Duration
 
+	// Watchdog makes the library ping systemd's watchdog (WatchdogSec= of the unit), whatever the host does meanwhile.
+	Watchdog bool
+
+	// FDStore keeps the listeners in systemd's store, for a process that is started after a crash.
+	FDStore bool
+
 	// MaxDraining is how many older generations may still finish their connections while a further upgrade starts.
 	// 0: one. Negative: none, as in tableflip.
 	MaxDraining int
@@ -95,6 +101,8 @@ func (o *Options) core() coreConfig {
 		probation:      o.Probation,
 		maxDraining:    o.MaxDraining,
 		events:         eventFailed,
+		watchdog:       o.Watchdog,
+		fdStore:        o.FDStore,
 		pidFile:        o.PIDFile,
 		controlSocket:  o.ControlSocket,
 	}
