@@ -5,6 +5,7 @@ LIBDIR  ?= $(PREFIX)/lib
 DESTDIR ?=
 CC      ?= cc
 CFLAGS  ?= -O2 -g
+OBJCOPY ?= objcopy
 
 export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
@@ -18,9 +19,15 @@ WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
+# Programs in other languages find the library here by pkg-config, as they would find an installed one.
+STAGE   := $(abspath $(TARGET))/stage
+GO      ?= go
+GO_OUT  := $(TARGET)/go
+GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE)/lib GOTOOLCHAIN=local
+
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean
+.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean stage examples-go demo-go check-go
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -67,6 +74,21 @@ demo-rust: $(RUST_OUT)/1 $(RUST_OUT)/2 $(RUST_OUT)/crash $(RUST_OUT)/hang ## the
 	$(RELEASE)/flipdemo --v1 $(RUST_OUT)/1 --v2 $(RUST_OUT)/2 --crash $(RUST_OUT)/crash --hang $(RUST_OUT)/hang \
 		--upgrades 20 --connections 32
 
+stage: build ## the library as it would be installed, in target/stage
+	@$(MAKE) -s install PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib DESTDIR=
+
+examples-go: stage ## the Go servers, in target/go
+	cd examples/go && for program in first hello http stateful; do for version in 1 2 3 4; do \
+		$(GO_ENV) $(GO) build -ldflags "-X main.version=$$version" -o $(abspath $(GO_OUT))/$${program}_v$$version ./$$program \
+		|| exit 1; done; done
+
+demo-go: examples-go ## the same for the servers in Go: hello, http and stateful
+	cargo build --release --package testkit --bin flipdemo
+	for program in "hello --hello --streams 4 --connections 0" "http --connections 32" "stateful --connections 8"; do \
+		set -- $$program; name=$$1; shift; echo; echo "$$name:"; \
+		$(RELEASE)/flipdemo --v1 $(GO_OUT)/$${name}_v1 --v2 $(GO_OUT)/$${name}_v2 --crash $(GO_OUT)/$${name}_v3 \
+			--hang $(GO_OUT)/$${name}_v4 --upgrades 20 "$$@" || exit 1; done
+
 check: ## format, lints, C warnings, header, README, quick tests: in three minutes
 	@tools/setup
 	cargo fmt --all --check
@@ -81,12 +103,19 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features --package graceflip
 	cargo fmt --check --manifest-path examples/rust/web/Cargo.toml
 	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
+	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
+	$(MAKE) check-go
 	python3 tests/run.py --quick
 
-test: examples ## every test
+check-go: stage ## gofmt and go vet
+	@out=$$(gofmt -l bindings/go examples/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	for module in bindings/go examples/go bindings/go/recipes/*/; do \
+		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
+
+test: examples examples-go ## every test
 	python3 tests/run.py
 
-deep: examples ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
+deep: examples examples-go ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
 	python3 tests/run.py --deep
 	fuzz/run
 	tools/rust_interface
@@ -98,21 +127,36 @@ $(C_OUT)/bench_%: benches/%.c include/shellflip.h | build
 bench: $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade ## how long an upgrade takes, beside the least that a process costs
 	python3 benches/run.py $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade
 
-install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
+# One object whose only visible symbols are the interface's: two archives that were made from Rust have the standard
+# library in common, and a program could link only one of them. Section groups are dissolved, since the linker would
+# keep only one of two with the same name, although what is in them is local now. The compiler's bitcode goes, too:
+# binutils with another LLVM's plugin stumble over it.
+$(RELEASE)/archive/libshellflip.a: $(RELEASE)/libshellflip.a
+	@mkdir -p $(@D) && rm -f $@
+	$(LD) -r --force-group-allocation $$(sed -n 's/^[^ #].*[ *]\(flip_[a-z_]*\)(.*/-u \1/p' include/shellflip.h) $< \
+		-o $(@D)/shellflip.o
+	$(OBJCOPY) --wildcard --keep-global-symbol='flip_*' -R .llvmbc -R .llvmcmd $(@D)/shellflip.o
+	$(AR) rcs $@ $(@D)/shellflip.o
+
+$(RELEASE)/libshellflip.a: | build
+
+install: build $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(RELEASE)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION)
 	ln -sf libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR)
 	ln -sf libshellflip.so.$(MAJOR) $(DESTDIR)$(LIBDIR)/libshellflip.so
-	install -m 644 $(RELEASE)/libshellflip.a $(DESTDIR)$(LIBDIR)/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' shellflip.pc.in \
-		> $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
-	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+	install -m 644 $(RELEASE)/archive/libshellflip.a $(DESTDIR)$(LIBDIR)/
+	for name in shellflip shellflip-static; do \
+		sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' $$name.pc.in \
+			> $(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc && \
+		chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc || exit 1; done
 
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/include/shellflip.h $(DESTDIR)$(LIBDIR)/libshellflip.a \
 		$(DESTDIR)$(LIBDIR)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR) \
-		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/shellflip-static.pc
 
 clean: ## everything that was built
 	cargo clean

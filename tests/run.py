@@ -17,6 +17,7 @@ import os
 import pathlib
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,18 @@ def suites():
         found.append(Suite(name, command, LIMITS.get(name, 300), alone, quick))
     if any("/// ```" in path.read_text() or "//! ```" in path.read_text() for path in (ROOT / "src").rglob("*.rs")):
         found.append(Suite("doc", cargo(*LIBRARY, "--doc")))
+    found += go_suites()
     return sorted(found, key=lambda suite: suite.alone)
+
+
+def go_suites():
+    """The Go package with the Go in PATH and the race detector, and with the oldest one that is supported."""
+    script = str(ROOT / "tests" / "go.sh")
+    oldest = pathlib.Path("/usr/lib/go-1.19/bin/go")
+    found = [Suite("go", [script, "go", "-race"], 400, kind="go")] if shutil.which("go") else []
+    if oldest.exists():
+        found.append(Suite("go-1.19", [script, str(oldest)], 400, kind="go"))
+    return found
 
 
 def cargo(*what, threads=3):
@@ -319,6 +331,8 @@ def main():
         chosen = [suite for suite in chosen if any(fnmatch.fnmatch(suite.name, name) for name in options.names)]
 
     LOGS.mkdir(parents=True, exist_ok=True)
+    if not any(suite.name == "go-1.19" for suite in suites()):
+        print("SKIPPED: go-1.19: there is no /usr/lib/go-1.19 (Debian 12: apt-get install golang-1.19-go)")
     results = []
     build = ["cargo", "test", "--workspace", "--features", "libshellflip/faults", "--no-run"]
     for suite in [Suite("build", build, BUILD_LIMIT, kind="build"), *chosen]:

@@ -12,7 +12,7 @@ mod connection;
 mod record;
 
 pub use address::Address;
-pub use answer::{Answer, Identity, get};
+pub use answer::{Answer, Identity, get, hear};
 pub use record::{Failure, Interval, Kind, Latency, Mark, Report, Seen, Slowest, Snapshot};
 
 use std::fmt;

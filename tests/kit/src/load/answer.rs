@@ -145,6 +145,15 @@ pub fn get(address: &Address, path: &str, timeout: Duration) -> io::Result<Answe
     }
 }
 
+/// The same for a server that says one line and closes.
+pub fn hear(address: &Address, timeout: Duration) -> io::Result<()> {
+    let mut input = Vec::new();
+    match address.connect_blocking(timeout)?.read_to_end(&mut input)? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it said nothing")),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn request(path: &str, close: bool) -> Vec<u8> {
     let connection = if close { "Connection: close\r\n" } else { "" };
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{connection}\r\n").into_bytes()

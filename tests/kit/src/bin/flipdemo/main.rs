@@ -1,7 +1,7 @@
 //! The demo: a server is replaced again and again under load, and a table shows what its clients felt.
 //!
 //! It knows nothing of the library. Any server will do that answers HTTP with `{"version":"1","pid":123,
-//! "generation":0}`, upgrades itself on SIGUSR1 to what lies at the path it was started from, and ends on SIGTERM.
+//! "generation":0}`, or (--hello) says as much in a line and closes, upgrades itself on SIGUSR1 to what lies at the path it was started from, and ends on SIGTERM.
 
 mod run;
 mod table;
@@ -44,6 +44,9 @@ pub struct Options {
     /// Streams of new connections with one request each
     #[arg(long, default_value_t = 2)]
     streams: usize,
+    /// The server says one line and closes; there are no requests
+    #[arg(long)]
+    hello: bool,
     /// Load without an upgrade, before each of them
     #[arg(long, default_value_t = 250)]
     pause_ms: u64,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use testkit::load::{Config, Identity, Load, Mark, Seen, get};
+use testkit::load::{Config, Identity, Load, Mark, Seen, get, hear};
 use testkit::process::{Family, Proc, Process};
 
 use crate::Options;
@@ -116,7 +116,11 @@ impl<'a> Demo<'a> {
             .try_start()
             .map_err(|error| format!("cannot start {}: {error}", options.server_cmd))?;
         let begun = Instant::now();
-        while let Err(error) = get(&options.address, "/", Duration::from_secs(1)) {
+        let answers = || match options.hello {
+            true => hear(&options.address, Duration::from_secs(1)),
+            false => get(&options.address, "/", Duration::from_secs(1)).map(|_| ()),
+        };
+        while let Err(error) = answers() {
             let stop = interrupted.load(Ordering::Relaxed);
             let ended = server.exit_status();
             if ended.is_some() || stop || begun.elapsed() > STEP {
@@ -126,7 +130,8 @@ impl<'a> Demo<'a> {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let load = Config::http(options.address.clone());
+        let address = options.address.clone();
+        let load = if options.hello { Config::hello(address) } else { Config::http(address) };
         let load = Load::start(load.connections(options.connections).streams(options.streams))
             .map_err(|error| format!("cannot start the load: {error}"))?;
         Ok(Demo {

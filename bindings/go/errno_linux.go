@@ -1,0 +1,5 @@
+package shellflip
+
+import "syscall"
+
+const errTime = syscall.ETIME

@@ -1,0 +1,47 @@
+package shellflip
+
+import (
+	"errors"
+	"log"
+	"runtime"
+)
+
+// readEvents gives the library's events to the functions of Options, until free.
+func (u *Upgrader) readEvents() {
+	// For good: see nextEvent.
+	runtime.LockOSThread()
+	for {
+		event, err := u.core.nextEvent()
+		if err != nil {
+			return
+		}
+		u.take(event)
+	}
+}
+
+func (u *Upgrader) take(event *coreEvent) {
+	refusal := errors.New("the host ended without an answer")
+	// A panic of the host's function refuses, too, and goes on as a panic.
+	defer func() { event.answer(refusal) }()
+	// What the host has written before Ready, its variable for this Upgrader say, is there for its functions.
+	u.begun.Load()
+	switch event.kind {
+	case eventStarting:
+		refusal = u.options.Starting(event.text)
+	case eventState:
+		writer := &stateWriter{event: event}
+		defer writer.end()
+		refusal = u.options.State(writer)
+	case eventFailed:
+		failed := &Error{Errno: errnoOf(event.failure), Failure: event.failure, Text: event.text}
+		if u.options.Failed != nil {
+			u.options.Failed(failed)
+		} else if u.failLog.Load() {
+			log.Println(failed)
+		}
+	case eventLog:
+		if u.options.Log != nil {
+			u.options.Log(event.text)
+		}
+	}
+}

@@ -1,0 +1,3 @@
+module github.com/libshellflip/libshellflip/bindings/go
+
+go 1.19

@@ -1,0 +1,240 @@
+package shellflip
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How an http.Server is replaced without a failed request, although all that this package has of it is a listener.
+//
+// http.Server.Shutdown closes idle connections at once, and drops requests that it has just read: what clients have
+// sent on keep-alive connections at that moment fails. So connections have to end before Shutdown is called, which is
+// when Exit is closed. From shutdown on every answer says that its connection ends (Connection: close), written into
+// its head here, and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A
+// connection with a request that is being worked on is not waited for: Shutdown waits for its answer, and makes it
+// say the same.
+//
+// Under TLS the answers cannot be seen. Package fliphttp makes the server itself say it.
+//
+// And a connection that is closed with unread input is reset, which destroys what its client has not read yet. So
+// what net/http closes after shutdown first ends the sending, and leaves the client a moment to close.
+//
+// That it is net/http who accepts and closes is found out from the stack: servers of other protocols tell their
+// clients in their own way, and are told at once.
+
+const (
+	// lingering is how long a client may take to close a connection that is closed here.
+	lingering = 2 * time.Second
+	// settled is long after a request was read whose handler runs.
+	settled = 100 * time.Millisecond
+	// looking is how often connections are looked at while Exit waits for them.
+	looking = 2 * time.Millisecond
+)
+
+// look finds out, once, whether it is an http.Server that accepts. Called with the lock.
+func (l *listener) look() {
+	if !l.looked {
+		l.looked = true
+		l.http.Store(calledBy("net/http.(*Server).Serve"))
+	}
+}
+
+// finishKeepAlive returns when Shutdown may be called.
+func (u *Upgrader) finishKeepAlive(listeners []*listener) {
+	grace := u.options.IdleGrace
+	if grace > u.options.DrainTimeout {
+		grace = u.options.DrainTimeout
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	// The drain may be over before, or cut short by a second stop.
+	over := make(chan struct{})
+	go func() {
+		_ = u.drain()
+		close(over)
+	}()
+	ticker := time.NewTicker(looking)
+	defer ticker.Stop()
+	for _, l := range listeners {
+		for l.http.Load() && l.mayGetRequests() {
+			select {
+			case <-ticker.C:
+			case <-over:
+				return
+			case <-timer.C:
+				return
+			}
+		}
+	}
+}
+
+// mayGetRequests says whether Shutdown would cut requests of one of the connections.
+func (l *listener) mayGetRequests() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now().UnixNano()
+	for t := range l.open {
+		if t.exchange.mayGetRequests(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// httpClose takes over a connection that net/http closes after shutdown, and says whether it did: it ends the
+// sending, and closes when the client has, or after a moment.
+func (l *listener) httpClose(t *tracked) bool {
+	if !l.ending.Load() || !l.http.Load() {
+		return false
+	}
+	if !calledBy("net/http.(*conn).close", "net/http.(*Server).closeIdleConns") {
+		return false
+	}
+	half, can := t.raw.(interface{ CloseWrite() error })
+	if !can || half.CloseWrite() != nil {
+		return false
+	}
+	go func() {
+		// The server's own read, if there is one, ends first.
+		_ = t.raw.SetReadDeadline(time.Unix(1, 0))
+		t.exchange.stopReading()
+		_ = t.raw.SetReadDeadline(time.Now().Add(lingering))
+		_, _ = io.Copy(io.Discard, struct{ io.Reader }{t.raw})
+		_ = t.raw.Close()
+		l.ended(t)
+	}()
+	return true
+}
+
+// exchange follows the requests and answers of a connection as far as is needed to end it between two.
+type exchange struct {
+	reading sync.Mutex   // held during a read
+	asked   atomic.Int64 // when the request was read that is not answered yet; 0: there is none
+	kind    atomic.Int32
+}
+
+// What is said on the connection.
+const (
+	unknown  int32 = iota
+	plain          // HTTP/1
+	opaque         // TLS, or HTTP/2
+	switched       // another protocol, which net/http has no part in any more
+)
+
+// mayGetRequests says whether Shutdown would cut a request: one that is on its way, or has just been read.
+func (e *exchange) mayGetRequests(now int64) bool {
+	asked := e.asked.Load()
+	switch e.kind.Load() {
+	case switched:
+		return false
+	case opaque:
+		return true
+	}
+	return asked == 0 || now-asked < int64(settled)
+}
+
+func (t *tracked) read(b []byte) (int, error) {
+	e := &t.exchange
+	e.reading.Lock()
+	defer e.reading.Unlock()
+	if t.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	n, err := t.raw.Read(b)
+	// While a handler runs net/http reads one byte ahead, to see a client go. That is no request.
+	if n > 0 && len(b) > 1 && t.listener.http.Load() {
+		if e.kind.Load() == unknown {
+			e.kind.Store(kindOf(b[:n]))
+		}
+		e.asked.Store(time.Now().UnixNano())
+	}
+	if err != nil && t.closed.Load() {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+// kindOf tells TLS and HTTP/2 by their first bytes.
+func kindOf(input []byte) int32 {
+	if input[0] == 0x16 || bytes.HasPrefix(input, []byte("PRI ")) {
+		return opaque
+	}
+	return plain
+}
+
+func (t *tracked) write(b []byte) (int, error) {
+	e := &t.exchange
+	// What is written first after a request was read is the head of its answer, or a provisional one. Only there may
+	// something be written into it: the body might look like a head, too.
+	if e.asked.Load() == 0 || e.kind.Load() != plain || !bytes.HasPrefix(b, []byte("HTTP/1.")) || len(b) < 12 {
+		return t.raw.Write(b)
+	}
+	switch status := b[9:12]; {
+	case string(status) == "101":
+		e.kind.Store(switched)
+		return t.raw.Write(b)
+	case status[0] == '1':
+		return t.raw.Write(b)
+	}
+	e.asked.Store(0)
+	if !t.listener.ending.Load() || t.listener.fds.upg.options.IdleGrace < 0 {
+		return t.raw.Write(b)
+	}
+	said := sayClose(b)
+	n, err := t.raw.Write(said)
+	if n -= len(said) - len(b); n < 0 {
+		n = 0
+	}
+	return n, err
+}
+
+var (
+	closes    = []byte("\r\nConnection: close\r\n")
+	keepAlive = []byte("\r\nConnection: keep-alive\r\n")
+)
+
+// sayClose returns an answer whose head says that the connection ends. It begins with the given one's head.
+func sayClose(answer []byte) []byte {
+	head := answer
+	if end := bytes.Index(answer, []byte("\r\n\r\n")); end >= 0 {
+		head = answer[:end+2]
+	}
+	line := bytes.Index(head, []byte("\r\n"))
+	if line < 0 || bytes.Contains(head, closes) {
+		return answer
+	}
+	at, skip := line, 2
+	if said := bytes.Index(head, keepAlive); said >= 0 {
+		at, skip = said, len(keepAlive)
+	}
+	said := make([]byte, 0, len(answer)+len(closes))
+	return append(append(append(said, answer[:at]...), closes...), answer[at+skip:]...)
+}
+
+// stopReading returns when no read is under way; one that begins later finds the connection closed.
+func (e *exchange) stopReading() {
+	e.reading.Lock()
+	defer e.reading.Unlock()
+}
+
+// calledBy says whether one of the functions is among the callers.
+func calledBy(functions ...string) bool {
+	var counters [32]uintptr
+	frames := runtime.CallersFrames(counters[:runtime.Callers(2, counters[:])])
+	for {
+		frame, more := frames.Next()
+		for _, function := range functions {
+			if frame.Function == function {
+				return true
+			}
+		}
+		if !more {
+			return false
+		}
+	}
+}

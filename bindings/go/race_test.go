@@ -1,0 +1,5 @@
+//go:build race
+
+package shellflip_test
+
+const raceEnabled = true

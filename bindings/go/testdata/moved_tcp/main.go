@@ -1,0 +1,69 @@
+// A TCP server as it is written for tableflip; only the import is another.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	tableflip "github.com/libshellflip/libshellflip/bindings/go"
+)
+
+func main() {
+	address := flag.String("listen", "localhost:8080", "where to listen")
+	pidFile := flag.String("pid-file", "", "where to write the pid")
+	flag.Parse()
+
+	upg, err := tableflip.New(tableflip.Options{PIDFile: *pidFile})
+	if err != nil {
+		panic(err)
+	}
+	defer upg.Stop()
+
+	go func() {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		for range hangups {
+			if err := upg.Upgrade(); err != nil {
+				log.Println("upgrade failed:", err)
+			}
+		}
+	}()
+
+	// Not in tableflip's example, which ends with Ctrl-C.
+	go func() {
+		terminate := make(chan os.Signal, 1)
+		signal.Notify(terminate, syscall.SIGTERM)
+		<-terminate
+		upg.Stop()
+	}()
+
+	listener, err := upg.Fds.Listen("tcp", *address)
+	if err != nil {
+		log.Fatalln("cannot listen:", err)
+	}
+	go func() {
+		defer listener.Close()
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				fmt.Fprintf(conn, "hello from pid %d\n", os.Getpid())
+				_ = conn.Close()
+			}()
+		}
+	}()
+
+	if err := upg.Ready(); err != nil {
+		panic(err)
+	}
+	log.Printf("pid %d generation %d ready", os.Getpid(), upg.Generation())
+	<-upg.Exit()
+}
