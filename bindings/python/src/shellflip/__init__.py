@@ -16,8 +16,20 @@ from .config import Request, Shutdown
 from .connections import Connection, Guard
 from .errors import Failure, FlipError, Refused
 from .flip import Flip
+from .listener import Listener
 
 #: The version of the library that is loaded.
 __version__: str = lib.flip_version().decode()
 
-__all__ = ["Connection", "Failure", "Flip", "FlipError", "Guard", "Refused", "Request", "Shutdown", "__version__"]
+__all__ = [
+    "Connection",
+    "Failure",
+    "Flip",
+    "FlipError",
+    "Guard",
+    "Listener",
+    "Refused",
+    "Request",
+    "Shutdown",
+    "__version__",
+]

@@ -6,32 +6,43 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import lib
 from .config import Shutdown
+from .descriptors import readable
 from .errors import check, check_ready
 from .hooks import Pump
 
 if TYPE_CHECKING:
     from .descriptors import Descriptors
+    from .listener import Listener
 
-#: asyncio takes up to four turns from accept(2) to the first line of a handler; uvloop the same.
+#: From accept(2) to the first line of a handler an event loop takes up to four turns.
 TURNS_OF_AN_ACCEPT = 8
+#: How often to look for the end of a connection that began after all others had ended, in seconds.
+LATE_CONNECTION = 0.02
 
 
 class Loop:
     """The one loop that Flip is attached to at a time."""
 
     def __init__(
-        self, handle: object, pump: Pump, descriptors: Descriptors, look: Callable[[], Shutdown | None]
+        self,
+        handle: object,
+        pump: Pump,
+        descriptors: Descriptors,
+        look: Callable[[], Shutdown | None],
+        listeners: Iterable[Listener],
     ) -> None:
         self._handle = handle
         self._pump = pump
         self._descriptors = descriptors
         self._look = look
+        self._listeners = listeners
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Future[Shutdown]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,8 +83,11 @@ class Loop:
             for future in waiting:
                 future.set_result(kind)
         if self._loop is not None and self._descriptors.has_shut_down():
-            # It stays readable for ever.
+            # It stays readable for ever, and so do listeners, for connections that are another process's to take.
             self._loop.remove_reader(self._descriptors.shutdown)
+            for listener in self._listeners:
+                if not listener.kept and listener.fileno() >= 0:
+                    self._loop.remove_reader(listener.fileno())
 
     async def ready(self, timeout: float | None) -> None:
         """As Flip.aready."""
@@ -102,18 +116,30 @@ class Loop:
         finally:
             self._waiting.discard(future)
 
-    async def drain(self) -> None:
+    async def drain(self, until: float | None) -> None:
         """As Flip.adrain."""
         loop = self.attach()
-        # What this loop has accepted and not yet given to its handler is not counted yet.
+        # What uvloop has accepted and not yet given to its handler is not counted yet.
         for _ in range(TURNS_OF_AN_ACCEPT):
             await asyncio.sleep(0)
-        if (result := lib.flip_drain(self._handle, 0)) == -errno.ETIMEDOUT:
-            over = asyncio.Event()
-            loop.add_reader(self._descriptors.drained, over.set)
-            try:
-                await over.wait()
-            finally:
-                loop.remove_reader(self._descriptors.drained)
-            result = lib.flip_drain(self._handle, 0)
+        while (result := lib.flip_drain(self._handle, 0)) == -errno.ETIMEDOUT:
+            left = math.inf if until is None else until - time.monotonic()
+            if left <= 0:
+                break
+            if readable(self._descriptors.drained):
+                # None was open at some moment after shutdown, which it tells for ever, and one has begun since.
+                await asyncio.sleep(min(left, LATE_CONNECTION))
+            else:
+                await self._until_readable(loop, self._descriptors.drained, left)
         check(result)
+
+    @staticmethod
+    async def _until_readable(loop: asyncio.AbstractEventLoop, descriptor: int, seconds: float) -> None:
+        over = asyncio.Event()
+        loop.add_reader(descriptor, over.set)
+        try:
+            await asyncio.wait_for(over.wait(), None if math.isinf(seconds) else seconds)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(descriptor)

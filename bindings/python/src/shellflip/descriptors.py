@@ -14,6 +14,13 @@ from .errors import check
 BUSY_PAUSE = 0.05
 
 
+def readable(descriptor: int) -> bool:
+    """Whether it is, now."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 class Descriptors:
     """Borrowed from the library, but for `closing`, which is readable once Flip.close has begun."""
 
@@ -48,9 +55,7 @@ class Descriptors:
 
     def has_shut_down(self) -> bool:
         """Whether shutdown has fired."""
-        poller = select.poll()
-        poller.register(self.shutdown, select.POLLIN)
-        return bool(poller.poll(0))
+        return readable(self.shutdown)
 
     def wait(self, until: float | None, *, busy: bool, listener: int = -1, shutdown: bool = True) -> set[int]:
         """Waits for any of them; which are readable, none at `until` (time.monotonic). Signal handlers run meanwhile,

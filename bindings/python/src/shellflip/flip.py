@@ -6,7 +6,6 @@ import atexit
 import ctypes
 import errno
 import os
-import socket
 import sys
 import threading
 import time
@@ -25,8 +24,9 @@ from .aio import Loop
 from .config import Limits, Request, Shutdown, milliseconds
 from .connections import Connection, Guard
 from .descriptors import Descriptors
-from .errors import check, check_ready, check_upgrade
+from .errors import FlipError, check, check_ready, check_upgrade
 from .hooks import OnFailure, OnState, OnUpgrade, Pump
+from .listener import Listener
 
 
 class HasFileno(Protocol):
@@ -64,8 +64,7 @@ class Flip:
         self._shutdown: Shutdown | None = None
         self._watchers: list[threading.Thread] = []
         self._close_lock = threading.Lock()
-        #: Their connections are not counted.
-        self._kept: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._handle = ctypes.c_void_p()
         with config.made(Pump.mask(on_upgrade, on_state), limits) as configuration:
             check(lib.flip_init(configuration, ctypes.byref(self._handle)))
@@ -82,7 +81,7 @@ class Flip:
         environment.follow()
         self._pump = pump
         self._descriptors = Descriptors(self._handle)
-        self._loop = Loop(self._handle, pump, self._descriptors, self._look)
+        self._loop = Loop(self._handle, pump, self._descriptors, self._look, self._listeners)
         if command is not None:
             self.set_command(command)
         elif sys.executable and sys.orig_argv:
@@ -182,21 +181,21 @@ class Flip:
 
     # Descriptors
 
-    def listen(self, address: str | bytes) -> socket.socket:
+    def listen(self, address: str | bytes) -> Listener:
         """A listening (or bound datagram) socket: the inherited one where it matches, else one bound now.
         Non-blocking, yours to close when shutdown starts; accept nothing before `ready`, never call shutdown or
         setblocking(True) on it: other generations share it."""
         return self._listener(address, check(lib.flip_listen(self._open(), os.fsencode(address))))
 
-    def inherit(self, address: str | bytes) -> socket.socket | None:
+    def inherit(self, address: str | bytes) -> Listener | None:
         """The inheriting half of `listen`: None where nothing that was inherited matches."""
         result: int = lib.flip_inherit(self._open(), os.fsencode(address))
         return None if result == -errno.ENOENT else self._listener(address, check(result))
 
-    def _listener(self, address: str | bytes, descriptor: int) -> socket.socket:
-        listener = _as_socket(descriptor)
-        if b"keep=" in os.fsencode(address).partition(b"?")[2]:
-            self._kept.add(listener)
+    def _listener(self, address: str | bytes, descriptor: int) -> Listener:
+        kept = b"keep=" in os.fsencode(address).partition(b"?")[2]
+        listener = Listener.of(self._handle, descriptor, kept=kept)
+        self._listeners.add(listener)
         return listener
 
     def add(self, name: str | bytes, descriptor: int | HasFileno) -> None:
@@ -369,11 +368,10 @@ class Flip:
 
     # Connections
 
-    def accept(self, listener: socket.socket, timeout: float | None = None) -> Connection | None:
+    def accept(self, listener: Listener, timeout: float | None = None) -> Connection | None:
         """The next connection, counted until it is closed; None from shutdown on. Any number of threads. Handles
         events meanwhile, as `wait` does. TimeoutError: `timeout` seconds have passed."""
         until = _until(timeout)
-        kept = listener in self._kept
         watch_shutdown = True
         while True:
             self._open()
@@ -382,18 +380,21 @@ class Flip:
                 until, busy=self._pump.busy, listener=listener.fileno(), shutdown=watch_shutdown
             )
             if self._descriptors.shutdown in readable:
-                if not kept:
+                if not listener.kept:
                     return None
                 watch_shutdown = False  # it stays readable, and this listener may outlive it
             elif listener.fileno() not in readable:
                 if not readable and _passed(until):
                     raise TimeoutError(errno.ETIMEDOUT, "no connection came")
                 continue
-            result: int = lib.flip_accept(self._open(), listener.fileno(), ACCEPT_MS)
-            if result == -errno.ECANCELED:
-                return None
-            if result != -errno.ETIMEDOUT:
-                return Connection(None if kept else self._handle, listener, check(result))
+            try:
+                connection = listener.take(ACCEPT_MS)
+            except FlipError as error:
+                if error.errno == errno.ECANCELED:
+                    return None
+                raise
+            if connection is not None:
+                return connection
 
     def connection(self) -> Guard:
         """Counts one connection that was accepted in another way, while a `with` or `async with` block runs."""
@@ -414,10 +415,10 @@ class Flip:
                 break
         check(result)
 
-    async def adrain(self) -> None:
+    async def adrain(self, timeout: float | None = None) -> None:
         """`drain` in an event loop. Stop accepting first."""
         self._open()
-        await self._loop.drain()
+        await self._loop.drain(_until(timeout))
 
 
 #: What is no result yet.
@@ -437,14 +438,6 @@ def _slice_ms(until: float | None) -> int:
     """How long one call into the library may wait: Python's signal handlers run after it."""
     left = state.SLICE_MS if until is None else milliseconds(max(0.0, until - time.monotonic()))
     return min(left, state.SLICE_MS)
-
-
-def _as_socket(descriptor: int) -> socket.socket:
-    """As Python sees it non-blocking, without touching the flags of a socket that other processes share."""
-    with socket.socket(fileno=descriptor) as probe:
-        family, kind, protocol = probe.family, probe.type, probe.proto
-        probe.detach()
-    return socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol, descriptor)
 
 
 _current: weakref.ref[Flip] | None = None
