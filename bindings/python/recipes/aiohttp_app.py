@@ -13,10 +13,7 @@ from shellflip.asgi import last_chance, stopped
 async def answer(request: web.Request) -> web.Response:
     if request.path == "/slow":
         await asyncio.sleep(1.5)
-    return web.json_response({"version": "1", "pid": os.getpid(), "generation": request.app[GENERATION]})
-
-
-GENERATION = web.AppKey("generation", int)
+    return web.json_response({"pid": os.getpid()})
 
 
 async def main(address: str) -> None:
@@ -24,10 +21,10 @@ async def main(address: str) -> None:
 
         async def announce_the_end(request: web.Request, response: web.StreamResponse) -> None:
             if flip.stopping:
+                response.headers["Connection"] = "close"
                 response.force_close()
 
         app = web.Application()
-        app[GENERATION] = flip.generation
         app.add_routes([web.get("/", answer), web.get("/slow", answer)])
         app.on_response_prepare.append(announce_the_end)
         runner = web.AppRunner(app, access_log=None)

@@ -28,7 +28,7 @@ async def serve(address: str) -> None:
                     if b" /slow " in head:
                         await asyncio.sleep(1.5)
                     last = flip.stopping or b"\r\nConnection: close" in head
-                    body = json.dumps({"version": "1", "pid": os.getpid(), "generation": flip.generation}).encode()
+                    body = json.dumps({"pid": os.getpid()}).encode()
                     close = b"Connection: close\r\n" if last else b""
                     writer.write(b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s" % (close, len(body), body))
                     await writer.drain()

@@ -20,7 +20,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/slow":
             time.sleep(1.5)
-        body = json.dumps({"version": "1", "pid": os.getpid(), "generation": flip.generation}).encode()
+        body = json.dumps({"pid": os.getpid()}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         if flip.stopping:

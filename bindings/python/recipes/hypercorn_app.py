@@ -20,7 +20,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError(scope["type"])
     if scope["path"] == "/slow":
         await asyncio.sleep(1.5)
-    body = json.dumps({"version": "1", "pid": os.getpid(), "generation": generation}).encode()
+    body = json.dumps({"pid": os.getpid()}).encode()
     start: Message = {
         "type": "http.response.start",
         "status": 200,
@@ -31,9 +31,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def main(address: str) -> None:
-    global generation
     async with Flip() as flip:
-        generation = flip.generation
         listener = flip.listen(address)
 
         async def shutdown_trigger() -> None:
@@ -52,8 +50,6 @@ async def main(address: str) -> None:
         await serve(wrapped, config, shutdown_trigger=shutdown_trigger, mode="asgi")
         await flip.adrain()
 
-
-generation = 0
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1]))

@@ -21,12 +21,11 @@ from shellflip.uvicorn import serve
 async def answer(request: Request) -> JSONResponse:
     if request.url.path == "/slow":
         await asyncio.sleep(1.5)
-    return JSONResponse({"version": "1", "pid": os.getpid(), "generation": request.app.state.generation})
+    return JSONResponse({"pid": os.getpid()})
 
 
 app = Starlette(routes=[Route("/", answer), Route("/slow", answer)])
 
 if __name__ == "__main__":
     with Flip() as flip:
-        app.state.generation = flip.generation
         serve(uvicorn.Config(app, log_level="warning"), flip, [flip.listen(sys.argv[1])])

@@ -10,21 +10,17 @@ import time
 from collections.abc import Iterable
 
 from shellflip import Flip
-from shellflip.waitress import serve
-from shellflip.wsgi import Environ, StartResponse
-
-generation = 0
+from shellflip.waitress import Environ, StartResponse, serve
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if environ["PATH_INFO"] == "/slow":
         time.sleep(1.5)
-    body = json.dumps({"version": "1", "pid": os.getpid(), "generation": generation}).encode()
+    body = json.dumps({"pid": os.getpid()}).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 
 if __name__ == "__main__":
     with Flip() as flip:
-        generation = flip.generation
         serve(app, flip, [flip.listen(sys.argv[1])], threads=8)

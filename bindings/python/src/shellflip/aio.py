@@ -56,6 +56,8 @@ class Loop:
             self._loop = loop
             loop.add_reader(self._descriptors.event, self._readable)
             loop.add_reader(self._descriptors.shutdown, self._readable)
+            if self._descriptors.wakeup.hold():
+                loop.add_reader(self._descriptors.wakeup.fileno(), self._descriptors.wakeup.clear)
         return loop
 
     def detach(self) -> None:
@@ -65,6 +67,8 @@ class Loop:
             loop.remove_reader(self._descriptors.event)
             loop.remove_reader(self._descriptors.shutdown)
             loop.remove_reader(self._descriptors.drained)
+            loop.remove_reader(self._descriptors.wakeup.fileno())
+            self._descriptors.wakeup.release()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None

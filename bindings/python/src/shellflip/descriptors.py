@@ -9,6 +9,7 @@ import weakref
 
 from ._ffi import lib
 from .errors import check
+from .wakeup import Wakeup
 
 #: While another thread is in a hook its events stay readable; waiting for them would spin.
 BUSY_PAUSE = 0.05
@@ -31,12 +32,15 @@ class Descriptors:
         self.closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Not closed in Flip.close: a thread may be about to poll it.
         weakref.finalize(self, os.close, self.closing).atexit = False
+        self.wakeup = Wakeup()
         self._both: select.epoll | None = None
 
     def forget_events(self) -> None:
         """In a forked child, where the library has closed its copies: the numbers may be anybody's."""
         self.event = self.drained = -1
         self._both = None
+        self.wakeup.close()
+        self.wakeup = Wakeup()
 
     def both(self) -> int:
         """One descriptor for hosts with a loop of their own: readable while an event waits, and from shutdown on."""
@@ -50,6 +54,7 @@ class Descriptors:
     def close(self) -> None:
         """Wakes whoever waits."""
         os.eventfd_write(self.closing, 1)
+        self.wakeup.close()
         if self._both is not None:
             self._both.close()
 
@@ -71,4 +76,8 @@ class Descriptors:
         left = None if until is None else max(0.0, until - time.monotonic())
         if busy:
             left = BUSY_PAUSE if left is None else min(left, BUSY_PAUSE)
-        return {descriptor for descriptor, _ in poller.poll(None if left is None else left * 1000)}
+        with self.wakeup.used() as used:
+            if used:
+                poller.register(self.wakeup, select.POLLIN)
+            found = {descriptor for descriptor, _ in poller.poll(None if left is None else left * 1000)}
+        return found

@@ -1,17 +1,20 @@
 """waitress under Flip: `serve` runs a WSGI app on listeners from `Flip.listen`. Needs the extra `waitress`.
 
-waitress on its own has no graceful end: its loop ends where SystemExit meets it, with requests under way.
+waitress on its own has no graceful end: its loop ends where SystemExit meets it, with requests under way. From
+shutdown on each answer announces the end of its connection, so that the client's next request goes to the successor.
+No WSGI app or middleware could do that: PEP 3333 gives hop-by-hop headers to the server.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.task import WSGITask
 
 from .asgi import IDLE_GRACE
 from .config import Shutdown
@@ -19,10 +22,28 @@ from .errors import FlipError
 from .flip import Flip
 from .listener import Listener
 from .log import logger
-from .wsgi import Adapter, App
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 #: How soon the loop sees that a thread has finished an answer, or that the drain is over, in seconds.
 TURN = 0.05
+
+
+def _channel_class(flip: Flip) -> type[HTTPChannel]:
+    class Task(WSGITask):  # type: ignore[misc]
+        def build_response_header(self) -> bytes:
+            if flip.stopping:
+                # As if the client had asked for it: waitress then says and does the rest.
+                self.request.headers["CONNECTION"] = "close"
+            header: bytes = super().build_response_header()
+            return header
+
+    class Channel(HTTPChannel):  # type: ignore[misc]
+        task_class = Task
+
+    return Channel
 
 
 class _Events(wasyncore.file_dispatcher):  # type: ignore[misc]
@@ -48,14 +69,16 @@ def serve(
     but for its addresses. Calls `Flip.ready`. FlipError where connections had to be cut at the drain time-out."""
     sockets: dict[int, Any] = {}
     adjustments.setdefault("asyncore_use_poll", True)  # select(2) ends at descriptor 1024
-    server = waitress.create_server(Adapter(app, flip), map=sockets, sockets=list(listeners), **adjustments)
+    server = waitress.create_server(app, map=sockets, sockets=list(listeners), **adjustments)
+    for acceptor in _acceptors(sockets):
+        acceptor.channel_class = _channel_class(flip)
     events = _Events(flip, sockets)
     try:
         flip.ready()
         while not events.stopped:
             _turn(server, sockets, server.adj.asyncore_loop_timeout)
         # Their copies are closed at the end; close() here would take what wakes the loop with it.
-        for acceptor in [entry for entry in sockets.values() if entry.accepting]:
+        for acceptor in _acceptors(sockets):
             acceptor.accepting = False
             acceptor.socket.close()
             acceptor.del_channel()
@@ -68,6 +91,10 @@ def serve(
 
 def _turn(server: Any, sockets: dict[int, Any], timeout: float) -> None:
     wasyncore.loop(timeout=timeout, use_poll=server.adj.asyncore_use_poll, map=sockets, count=1)
+
+
+def _acceptors(sockets: dict[int, Any]) -> list[Any]:
+    return [entry for entry in sockets.values() if entry.accepting]
 
 
 def _channels(sockets: dict[int, Any]) -> list[Any]:
