@@ -12,8 +12,7 @@ from typing import Any
 from shellflip import Flip, Request
 
 flip = Flip(signals=False)
-# gunicorn takes the descriptor over. `systemd` below keeps it from removing a unix path at its end.
-bind = f"fd://{flip.listen(os.environ['ADDRESS']).detach()}"
+listener = flip.listen(os.environ["ADDRESS"])
 worker_class = "gthread"
 workers = 2
 threads = 4
@@ -23,7 +22,8 @@ loglevel = "warning"
 
 
 def on_starting(server: Any) -> None:
-    server.systemd = True
+    server.LISTENERS = [listener]
+    server.systemd = True  # or gunicorn would remove a unix path at its end, which the successor serves on
 
 
 def when_ready(server: Any) -> None:

@@ -260,7 +260,7 @@ class Family:
 class Load:
     """flipload, for as long as the block runs. It never retries; every failure counts."""
 
-    def __init__(self, address: str, *arguments: str, connections: int = 8, streams: int = 2) -> None:
+    def __init__(self, address: str, *arguments: str, connections: int = 6, streams: int = 2) -> None:
         self._command = [
             str(TARGET / "release" / "flipload"),
             address,

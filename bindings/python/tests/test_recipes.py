@@ -70,11 +70,11 @@ def test_ten_upgrades_under_load_fail_no_request(recipe: Recipe, family: kit.Fam
 @each(RECIPES)
 def test_a_unix_path_survives(recipe: Recipe, family: kit.Family, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a.sock"
-    address = f"unix:{path}"
+    address = f"unix://{path}"
     recipe.start(family, address)
     serving = family.serving(address, who=recipe.who)
     inode = path.stat().st_ino
-    with kit.Load(address, connections=4) as load:
+    with kit.Load(address, connections=2, streams=1) as load:
         for _ in range(2):
             serving = family.upgrade(address, serving, recipe.who, recipe.upgrade)
     load.nothing_failed(generations=3)

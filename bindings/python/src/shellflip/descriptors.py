@@ -15,6 +15,17 @@ from .wakeup import Wakeup
 BUSY_PAUSE = 0.05
 
 
+class _Closing:
+    """An eventfd that lives as long as somebody knows it: a thread may be about to poll it when Flip is closed."""
+
+    def __init__(self) -> None:
+        self._number = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._number).atexit = False
+
+    def fileno(self) -> int:
+        return self._number
+
+
 def readable(descriptor: int) -> bool:
     """Whether it is, now."""
     poller = select.poll()
@@ -29,15 +40,15 @@ class Descriptors:
         self.event = check(lib.flip_event_fd(handle))
         self.shutdown = check(lib.flip_shutdown_fd(handle))
         self.drained = check(lib.flip_drained_fd(handle))
-        self.closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Not closed in Flip.close: a thread may be about to poll it.
-        weakref.finalize(self, os.close, self.closing).atexit = False
+        self.closing = _Closing()
         self.wakeup = Wakeup()
         self._both: select.epoll | None = None
 
-    def forget_events(self) -> None:
-        """In a forked child, where the library has closed its copies: the numbers may be anybody's."""
+    def after_fork_in_child(self) -> None:
+        """The library has closed its copies, whose numbers may be anybody's now; ours are shared with the parent, who
+        must hear nothing of what happens here."""
         self.event = self.drained = -1
+        self.closing = _Closing()
         self._both = None
         self.wakeup.close()
         self.wakeup = Wakeup()
@@ -53,7 +64,7 @@ class Descriptors:
 
     def close(self) -> None:
         """Wakes whoever waits."""
-        os.eventfd_write(self.closing, 1)
+        os.eventfd_write(self.closing.fileno(), 1)
         self.wakeup.close()
         if self._both is not None:
             self._both.close()

@@ -147,7 +147,7 @@ class Flip:
         return self._descriptors.event < 0
 
     def _after_fork_in_child(self) -> None:
-        self._descriptors.forget_events()
+        self._descriptors.after_fork_in_child()
         self._pump.renew()
         self._close_lock = threading.Lock()
         self._watchers.clear()
