@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import errno
 import os
@@ -68,29 +69,20 @@ class Flip:
         self._handle = ctypes.c_void_p()
         with config.made(Pump.mask(on_upgrade, on_state), limits) as configuration:
             check(lib.flip_init(configuration, ctypes.byref(self._handle)))
-        self._signals: signals_.Signals | None = None
-        try:
-            self._start(signals, command, Pump(self._handle, on_upgrade, on_state, on_failure))
-        except BaseException:
-            lib.flip_free(self._handle)
-            raise
-
-    def _start(
-        self, signals_wanted: bool | Mapping[int, Request], command: Sequence[str | bytes] | None, pump: Pump
-    ) -> None:
-        environment.follow()
-        self._pump = pump
-        self._descriptors = Descriptors(self._handle)
-        self._loop = Loop(self._handle, pump, self._descriptors, self._look, self._listeners)
-        if command is not None:
-            self.set_command(command)
-        elif sys.executable and sys.orig_argv:
-            # Not sys.argv, which has lost the interpreter's options and -m; not /proc/self/exe, which loses the venv.
-            self.set_command([sys.executable, *sys.orig_argv[1:]])
-        if signals_wanted:
-            default = signals_wanted is True
-            bindings = signals_.DEFAULT if signals_wanted is True else signals_wanted
-            self._signals = signals_.Signals(bindings, self._ask_quietly, defaults=default)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lib.flip_free, self._handle)
+            environment.follow()
+            self._descriptors = Descriptors(self._handle)
+            undo.callback(self._descriptors.close)
+            self._pump = Pump(self._handle, on_upgrade, on_state, on_failure)
+            self._loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
+            if command is not None:
+                self.set_command(command)
+            elif sys.executable and sys.orig_argv:
+                # Not sys.argv, which has lost the options and -m; not /proc/self/exe, which loses the venv.
+                self.set_command([sys.executable, *sys.orig_argv[1:]])
+            self._signals = signals_.Signals(signals, self._ask_quietly)
+            undo.pop_all()
         atexit.register(self.close)
         _forked_with(self)
 
@@ -127,10 +119,9 @@ class Flip:
             if watcher is not threading.current_thread():
                 watcher.join()
         if not self._in_child():
-            self._pump.run()  # the last lines for the log
+            self._pump.run(closing=True)
         lib.flip_free(self._handle)
-        if self._signals is not None:
-            self._signals.restore()
+        self._signals.restore()
         atexit.unregister(self.close)
 
     @property
@@ -151,8 +142,7 @@ class Flip:
         self._pump.renew()
         self._close_lock = threading.Lock()
         self._watchers.clear()
-        if self._signals is not None:
-            self._signals.restore()
+        self._signals.restore()
 
     # What is run next
 
@@ -395,6 +385,8 @@ class Flip:
                 raise
             if connection is not None:
                 return connection
+            if _passed(until):
+                raise TimeoutError(errno.ETIMEDOUT, "no connection was this process's to take")
 
     def connection(self) -> Guard:
         """Counts one connection that was accepted in another way, while a `with` or `async with` block runs."""

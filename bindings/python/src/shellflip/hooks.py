@@ -61,13 +61,17 @@ class Pump:
         """In a forked child, where the lock may be held by a thread that does not exist."""
         self._lock = threading.Lock()
 
-    def run(self, spawn: Spawn | None = None) -> None:
-        """Handles all that waits. `spawn` is given by an event loop, for hooks that are coroutines."""
+    def run(self, spawn: Spawn | None = None, *, closing: bool = False) -> None:
+        """Handles all that waits. `spawn` is given by an event loop, for hooks that are coroutines. `closing`: only
+        the log; no hook runs any more, and what was asked counts as refused."""
         if not self._lock.acquire(blocking=False):
             return
         try:
             while (event := Event.next(self._handle)) is not None:
-                self._handle_one(event, spawn)
+                if closing and event.kind is not EventKind.LOG:
+                    event.free()
+                else:
+                    self._handle_one(event, spawn)
         finally:
             self._lock.release()
 

@@ -24,18 +24,23 @@ DEFAULT: Mapping[int, Request] = {
 class Signals:
     """The handlers that one Flip has installed, and what was there before."""
 
-    def __init__(self, bindings: Mapping[int, Request], ask: Callable[[Request], object], *, defaults: bool) -> None:
+    def __init__(self, wanted: bool | Mapping[int, Request], ask: Callable[[Request], object]) -> None:
+        bindings = {} if wanted is False else DEFAULT if wanted is True else wanted
         self._bindings = {signal.Signals(number): Request(request) for number, request in bindings.items()}
         self._ask = ask
         self._before: dict[signal.Signals, object] = {}
         if self._bindings and threading.current_thread() is not threading.main_thread():
             raise ValueError("signals can be handled in the main thread only: make Flip there, or with signals=False")
-        for number, request in self._bindings.items():
-            before = signal.getsignal(number)
-            # Ignored at the start, as under nohup: a default does not change that, an explicit wish does.
-            if request is not Request.NONE and not (defaults and before is signal.SIG_IGN):
-                signal.signal(number, self._arrived)
-                self._before[number] = before
+        try:
+            for number, request in self._bindings.items():
+                before = signal.getsignal(number)
+                # Ignored at the start, as under nohup: a default does not change that, an explicit wish does.
+                if request is not Request.NONE and not (wanted is True and before is signal.SIG_IGN):
+                    signal.signal(number, self._arrived)
+                    self._before[number] = before
+        except BaseException:  # SIGKILL, for one, cannot be handled
+            self.restore()
+            raise
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         self._ask(self._bindings[signal.Signals(number)])
