@@ -22,15 +22,27 @@ APP = textwrap.dedent("""
 
     VERSION = 1
 
-                      def main(): with Flip() as flip: listener = flip.listen(os.environ["ADDRESS"]) flip.ready()
-                      while client := flip.accept(listener): with client: about = { "pid": os.getpid(), "version":
-                      VERSION, "generation": flip.generation, "orig_argv": sys.orig_argv[1:], "argv": sys.argv,
-                      "prefix": sys.prefix, "dev": sys.flags.dev_mode, "utf8": sys.flags.utf8_mode, "environ":
-                      sorted(os.environ), "cwd": os.getcwd(), } if "CHILD" in os.environ: about["child"] =
-                      subprocess.run( [sys.executable, "-c", "import os; print(*os.environ)"], env=dict(os.environ),
-                      capture_output=True, text=True).stdout.split() body = json.dumps(about).encode()
-                      client.recv(4096) client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" %
-                      (len(body), body)) listener.close() flip.drain()
+    def main():
+        with Flip() as flip:
+            listener = flip.listen(os.environ["ADDRESS"])
+            flip.ready()
+            while client := flip.accept(listener):
+                with client:
+                    about = {
+                        "pid": os.getpid(), "version": VERSION, "generation": flip.generation,
+                        "orig_argv": sys.orig_argv[1:], "argv": sys.argv, "prefix": sys.prefix,
+                        "dev": sys.flags.dev_mode, "utf8": sys.flags.utf8_mode,
+                        "environ": sorted(os.environ), "cwd": os.getcwd(),
+                    }
+                    if "CHILD" in os.environ:
+                        about["child"] = subprocess.run(
+                            [sys.executable, "-c", "import os; print(*os.environ)"], env=dict(os.environ),
+                            capture_output=True, text=True).stdout.split()
+                    body = json.dumps(about).encode()
+                    client.recv(4096)
+                    client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+            listener.close()
+            flip.drain()
 
     if __name__ == "__main__":
         main()
@@ -126,7 +138,8 @@ def test_sockets_of_systemd_are_inherited_and_its_variables_go(
     starter.write_text(
         "import os, socket, sys\n"
         "s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
-        "os.dup2(s.fileno(), 3)\n"
+        "if s.fileno() != 3: os.dup2(s.fileno(), 3)\n"
+        "os.set_inheritable(3, True)\n"
         "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='web')\n"
         "os.execv(sys.executable, [sys.executable, 'app.py'])\n"
     )

@@ -138,11 +138,13 @@ class Flip:
         return self._descriptors.event < 0
 
     def _after_fork_in_child(self) -> None:
-        self._descriptors.after_fork_in_child()
+        if not self._closed:
+            self._descriptors.after_fork_in_child()
         self._pump.renew()
         self._close_lock = threading.Lock()
         self._watchers.clear()
         self._signals.restore()
+        self._signals.after_fork()
 
     # What is run next
 
@@ -436,14 +438,18 @@ _current: weakref.ref[Flip] | None = None
 
 
 def _forked_with(flip: Flip) -> None:
-    """From now on forked children know that this Flip's threads and events are their parent's."""
+    """From now on forked children know that this Flip's threads, events and signals are their parent's."""
     global _current
     if _current is None:
-        os.register_at_fork(after_in_child=_in_forked_child)
+        os.register_at_fork(
+            before=lambda: _when_forking(lambda flip: flip._signals.before_fork()),
+            after_in_parent=lambda: _when_forking(lambda flip: flip._signals.after_fork()),
+            after_in_child=lambda: _when_forking(Flip._after_fork_in_child),
+        )
     _current = weakref.ref(flip)
 
 
-def _in_forked_child() -> None:
+def _when_forking(act: Callable[[Flip], object]) -> None:
     flip = _current() if _current is not None else None
-    if flip is not None and not flip.closed:
-        flip._after_fork_in_child()
+    if flip is not None:
+        act(flip)

@@ -29,6 +29,7 @@ class Signals:
         self._bindings = {signal.Signals(number): Request(request) for number, request in bindings.items()}
         self._ask = ask
         self._before: dict[signal.Signals, object] = {}
+        self._masks = threading.local()
         if self._bindings and threading.current_thread() is not threading.main_thread():
             raise ValueError("signals can be handled in the main thread only: make Flip there, or with signals=False")
         try:
@@ -44,6 +45,16 @@ class Signals:
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         self._ask(self._bindings[signal.Signals(number)])
+
+    def before_fork(self) -> None:
+        """Holds them back: one that reached the child before its handlers are gone would be lost, and a worker that
+        is told to end as soon as it exists would stay."""
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+
+    def after_fork(self) -> None:
+        """Lets them come, in the parent, and in the child, whose handlers are restored by then."""
+        if (before := vars(self._masks).pop("before", None)) is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def restore(self) -> None:
         """Puts back what was there, where the handler is still ours. Only the main thread can; elsewhere nothing
