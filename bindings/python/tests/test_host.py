@@ -101,9 +101,10 @@ class Host:
         lines = textwrap.indent(textwrap.dedent(after).strip(), indent).strip()
         self.path.write_text(KINDS[kind].replace("HOOKS", hooks).replace("AFTER", lines))
 
-    def start(self, kind: str, hooks: str = "", after: str = "pass") -> Host:
+    def start(self, kind: str, hooks: str = "", after: str = "pass", *, strict: bool = True) -> Host:
         self.write(kind, hooks, after)
-        self.family.python(self.path, env={"ADDRESS": self.address, "SHELLFLIP_LOG": "error"})
+        env = {"ADDRESS": self.address, "SHELLFLIP_LOG": "error"}
+        self.family.python(self.path, env=env, strict=strict)
         self.pid = self.family.serving(self.address)
         return self
 
@@ -146,7 +147,8 @@ def test_sigterm_and_ctrl_c_stop_with_exit_status_0(kind: str, number: int, host
 
 @both
 def test_a_second_stop_cuts_the_drain_short(kind: str, host: Host) -> None:
-    host.start(kind)
+    # Where a ResourceWarning is an error, uvloop never ends closing a loop with an open transport.
+    host.start(kind, strict=kind != "uvloop")
     with kit.connect(host.address) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
         kit.wait_for("it is accepted", lambda: host.ask()["counter"] >= 2)
@@ -183,7 +185,7 @@ def test_ctrl_c_is_keyboardinterrupt_where_it_is_left_to_python(host: Host) -> N
 
 @both
 def test_a_hook_refuses(kind: str, host: Host) -> None:
-    host.start(kind, "on_upgrade=refuse").fails("upgrade failed: a host refused: not now" if 0 else "not now")
+    host.start(kind, "on_upgrade=refuse").fails("not now")
     assert "Traceback" not in host.family.log()
     host.stop()
 
