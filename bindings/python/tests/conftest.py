@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator
 
-import kit
 import pytest
+
+import kit
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,9 +11,9 @@ import sys
 from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
-import kit
 import pytest
 
+import kit
 from shellflip import Failure, Request, Shutdown, _ffi
 from shellflip.config import EventKind
 

@@ -12,9 +12,9 @@ import time
 import warnings
 from collections.abc import Iterator
 
-import kit
 import pytest
 
+import kit
 from shellflip import Failure, Flip, FlipError, Listener, Request, Shutdown
 
 

@@ -10,8 +10,9 @@ import sys
 import textwrap
 from typing import Any
 
-import kit
 import pytest
+
+import kit
 
 #: A server in two kinds; HOOKS is replaced by keyword arguments of Flip, AFTER by what runs once it is ready.
 SYNC = """

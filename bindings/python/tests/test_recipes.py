@@ -10,8 +10,9 @@ import pathlib
 import signal
 import sys
 
-import kit
 import pytest
+
+import kit
 
 UPGRADES = 10
 

@@ -11,9 +11,9 @@ import textwrap
 import venv
 from collections.abc import Callable
 
-import kit
 import pytest
 
+import kit
 import shellflip
 
 APP = textwrap.dedent("""
