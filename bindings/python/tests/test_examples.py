@@ -7,8 +7,9 @@ import pathlib
 import re
 import signal
 
-import kit
 import pytest
+
+import kit
 
 EXAMPLES = kit.ROOT / "examples" / "python"
 
@@ -23,9 +24,7 @@ def said(address: str) -> int:
     return pid_in(kit.hello(address))
 
 
-def test_the_server_of_the_readme_is_short_and_works(
-    family: kit.Family, tcp: str, tmp_path: pathlib.Path
-) -> None:
+def test_the_server_of_the_readme_is_short_and_works(family: kit.Family, tcp: str, tmp_path: pathlib.Path) -> None:
     source = (EXAMPLES / "first.py").read_text()
     assert len(source.splitlines()) < 20
     for readme in (kit.ROOT / "README.md", kit.PACKAGE / "README.md"):

@@ -11,6 +11,7 @@
 SIGUSR1 replaces the process, SIGTERM and SIGINT stop it.
 """
 
+from . import control
 from ._ffi import lib
 from .config import Request, Shutdown
 from .connections import Connection, Guard
@@ -32,4 +33,5 @@ __all__ = [
     "Request",
     "Shutdown",
     "__version__",
+    "control",
 ]

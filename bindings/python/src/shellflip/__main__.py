@@ -31,6 +31,8 @@ def options() -> argparse.ArgumentParser:
     add("--threads", type=int, default=4, metavar="N", help="for WSGI apps; 4")
     add("--upgrade-timeout", type=float, metavar="SECONDS", help="until a new process is ready; 60")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for open connections; 30")
+    add("--control-socket", metavar="ADDRESS", help="where operators ask, unix:///run/a.ctl?mode=0660; none")
+    add("--pid-file", metavar="PATH", help="with the pid of the process that serves; none")
     grace = f"for the next request of an idle keep-alive connection, once this process is to finish; {IDLE_GRACE:g}"
     add("--idle-grace", type=float, default=IDLE_GRACE, metavar="SECONDS", help=grace)
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -100,12 +102,11 @@ def main() -> int:
     """The command."""
     chosen = options().parse_args()
     logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s[%(process)d]: %(message)s")
-    limits: dict[str, Any] = {
-        "upgrade_timeout": chosen.upgrade_timeout,
-        "drain_timeout": chosen.drain_timeout,
+    settings: dict[str, Any] = {
+        name: getattr(chosen, name) for name in ("upgrade_timeout", "drain_timeout", "control_socket", "pid_file")
     }
     try:
-        with Flip(**{name: value for name, value in limits.items() if value is not None}) as flip:
+        with Flip(**settings) as flip:
             listeners = [flip.listen(address) for address in chosen.bind or ["tcp://127.0.0.1:8000"]]
             app = load(chosen.app, factory=chosen.factory)
             interface = speaks(app) if chosen.interface == "auto" else chosen.interface

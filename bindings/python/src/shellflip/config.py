@@ -8,8 +8,9 @@ import contextlib
 import ctypes
 import enum
 import math
+import os
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ._ffi import lib
 from .errors import check
@@ -49,19 +50,24 @@ class EventKind(enum.IntEnum):
     LOG = 16
 
 
-class Limits(TypedDict, total=False):
-    """The times, in seconds, and numbers that Flip() takes; what is left out has the library's default."""
+class Settings(TypedDict, total=False):
+    """What Flip() takes besides; times are in seconds, and what is left out, or None, has the library's default."""
+
+    #: Where operators ask for upgrades, stops and the status, as "unix:///run/a.ctl?mode=0660"; nowhere.
+    control_socket: str | bytes | None
+    #: A file with the pid of the generation that serves; none.
+    pid_file: str | bytes | os.PathLike[str] | None
 
     #: From the request until the new process is told to serve; 60.
-    upgrade_timeout: float
+    upgrade_timeout: float | None
     #: How long open connections may take to finish, from shutdown on; 30.
-    drain_timeout: float
+    drain_timeout: float | None
     #: How long after that a process that is still there is killed; 0: never.
-    hard_stop: float
+    hard_stop: float | None
     #: How long both generations serve after the new one is live; 0.
-    probation: float
+    probation: float | None
     #: How many older generations may still drain while a further upgrade starts; 1.
-    max_draining: int
+    max_draining: int | None
 
 
 def milliseconds(seconds: float | None) -> int:
@@ -74,7 +80,7 @@ def milliseconds(seconds: float | None) -> int:
 
 
 @contextlib.contextmanager
-def made(mask: int, limits: Limits) -> Iterator[ctypes.c_void_p]:
+def made(mask: int, settings: Settings) -> Iterator[ctypes.c_void_p]:
     """A configuration that lives as long as the block. The library's own signal handling is off: CPython and the
     library would silently unplug each other's handlers."""
     config = ctypes.c_void_p(lib.flip_config_new())
@@ -83,14 +89,18 @@ def made(mask: int, limits: Limits) -> Iterator[ctypes.c_void_p]:
     try:
         check(lib.flip_config_set_signal(config, 0, Request.NONE))
         check(lib.flip_config_set_events(config, mask))
-        for name, value in limits.items():
-            if name == "max_draining":
-                check(lib.flip_config_set_max_draining(config, value))
-            elif name in Limits.__annotations__:
-                setter = getattr(lib, f"flip_config_set_{name}")
-                check(setter(config, milliseconds(value)))  # type: ignore[arg-type]
-            else:
+        for name, value in settings.items():
+            if name not in Settings.__annotations__:
                 raise TypeError(f"Flip() got an unexpected keyword argument {name!r}")
+            if value is not None:
+                setter = getattr(lib, f"flip_config_set_{name}")
+                check(setter(config, _encoded(name, value)))
         yield config
     finally:
         lib.flip_config_free(config)
+
+
+def _encoded(name: str, value: Any) -> Any:
+    if name in ("control_socket", "pid_file"):
+        return os.fsencode(value)
+    return value if name == "max_draining" else milliseconds(value)

@@ -13,16 +13,16 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-from . import config, environment, log, state
+from . import config, control, environment, log, state
 from . import signals as signals_
 from ._ffi import lib
 from .aio import Loop
-from .config import Limits, Request, Shutdown, milliseconds
+from .config import Request, Settings, Shutdown, milliseconds
 from .connections import Connection, Guard
 from .descriptors import Descriptors
 from .errors import FlipError, check, check_ready, check_upgrade
@@ -49,6 +49,7 @@ class Flip:
     `signals`: True for SIGUSR1 (upgrade), SIGTERM and SIGINT (stop), False for none, or a mapping of your own.
     `command`: what the next generation runs; without it, what this one was started as (sys.orig_argv).
     `on_upgrade`, `on_state`, `on_failure`: hooks; see hooks.py for their arguments.
+    `control_socket`, `pid_file`, and times and numbers: see config.Settings.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Flip:
         on_upgrade: OnUpgrade | None = None,
         on_state: OnState | None = None,
         on_failure: OnFailure | None = None,
-        **limits: Unpack[Limits],
+        **settings: Unpack[Settings],
     ) -> None:
         self._closed = False
         self._shutdown: Shutdown | None = None
@@ -67,7 +68,7 @@ class Flip:
         self._close_lock = threading.Lock()
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._handle = ctypes.c_void_p()
-        with config.made(Pump.mask(on_upgrade, on_state), limits) as configuration:
+        with config.made(Pump.mask(on_upgrade, on_state), settings) as configuration:
             check(lib.flip_init(configuration, ctypes.byref(self._handle)))
         with contextlib.ExitStack() as undo:
             undo.callback(lib.flip_free, self._handle)
@@ -357,6 +358,11 @@ class Flip:
         self._watchers.append(thread)
         thread.start()
         return thread
+
+    def status(self) -> dict[str, Any]:
+        """What this process is and does; docs/control.md describes the keys."""
+        handle = self._open()
+        return control.read_status(lambda buffer, size: lib.flip_status(handle, buffer, size))
 
     # Connections
 
