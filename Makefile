@@ -15,6 +15,9 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
 C_OUT   := $(TARGET)/c
 RUST_OUT := $(TARGET)/rust-http
+PYTHON  ?= python3
+VENV    := $(TARGET)/python
+PY_OUT  := $(TARGET)/python-http
 WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
@@ -27,7 +30,8 @@ GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE
 
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean stage examples-go demo-go check-go
+.PHONY: FORCE help setup build header examples demo demo-rust demo-go demo-python wheel python stage examples-go
+.PHONY: check check-go test deep bench install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -89,7 +93,30 @@ demo-go: examples-go ## the same for the servers in Go: hello, http and stateful
 		$(RELEASE)/flipdemo --v1 $(GO_OUT)/$${name}_v1 --v2 $(GO_OUT)/$${name}_v2 --crash $(GO_OUT)/$${name}_v3 \
 			--hang $(GO_OUT)/$${name}_v4 --upgrades 20 "$$@" || exit 1; done
 
-check: ## format, lints, C warnings, header, README, quick tests: in three minutes
+$(VENV)/requirements.txt: bindings/python/tests/requirements.txt bindings/python/recipes/requirements.txt
+	@tools/setup
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	cat $^ > $@
+
+wheel: $(VENV)/requirements.txt ## the Python wheel, with the library in it, in target/wheels
+	rm -rf $(TARGET)/wheels
+	$(VENV)/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(TARGET)/wheels ./bindings/python
+
+python: wheel ## the wheel in an environment of its own, with what its tests need, in target/python
+	$(VENV)/bin/pip install --quiet --no-deps --force-reinstall $(TARGET)/wheels/*.whl
+	cargo build --release --package testkit --bin flipload
+
+$(PY_OUT)/%.py: examples/python/http.py
+	@mkdir -p $(@D)
+	sed 's/^VERSION = "1"/VERSION = "$*"/' $< > $@
+
+demo-python: python $(PY_OUT)/1.py $(PY_OUT)/2.py $(PY_OUT)/crash.py $(PY_OUT)/hang.py ## the same with the server written in Python
+	cargo build --release --package testkit --bin flipdemo
+	$(RELEASE)/flipdemo --server-cmd '$(abspath $(VENV))/bin/python {live} {address}' --v1 $(PY_OUT)/1.py \
+		--v2 $(PY_OUT)/2.py --crash $(PY_OUT)/crash.py --hang $(PY_OUT)/hang.py --upgrades 20 --connections 32
+
+check: python ## format, lints, C warnings, header, README, quick tests: in three minutes
 	@tools/setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -105,6 +132,10 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
 	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
 	$(MAKE) check-go
+	awk '/^```python$$/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/python/first.py
+	$(VENV)/bin/ruff format --check --config bindings/python/pyproject.toml bindings/python examples/python
+	$(VENV)/bin/ruff check --config bindings/python/pyproject.toml bindings/python examples/python
+	cd bindings/python && $(abspath $(VENV))/bin/mypy && $(abspath $(VENV))/bin/mypy ../../examples/python
 	python3 tests/run.py --quick
 
 check-go: stage ## gofmt and go vet
@@ -112,10 +143,10 @@ check-go: stage ## gofmt and go vet
 	for module in bindings/go examples/go bindings/go/recipes/*/; do \
 		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
 
-test: examples examples-go ## every test
+test: examples examples-go python ## every test
 	python3 tests/run.py
 
-deep: examples examples-go ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
+deep: examples examples-go python ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
 	python3 tests/run.py --deep
 	fuzz/run
 	tools/rust_interface

@@ -27,6 +27,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-logs"
 WEB = str(LOGS.with_name("rust-web"))
+VENV = LOGS.with_name("python")  # made by `make python`
 LIBRARY = ["--package", "libshellflip", "--features", "faults"]
 TAIL_LINES = 60
 BUILD_LIMIT = 1800
@@ -58,6 +59,8 @@ def suites():
         # In a workspace of its own, which nothing else has to build.
         Suite("rust-web", cargo("--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
     ]
+    pytest = [str(VENV / "bin" / "python"), "-m", "pytest", "-q", "-ra", "bindings/python"]
+    found.append(Suite("python", pytest, limit=600, kind="pytest"))
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem
         alone = name.startswith("alone_")

@@ -1,0 +1,36 @@
+"""gunicorn: `gunicorn -c gunicorn.conf.py waitress_app:app`, with ADDRESS in the environment.
+
+gunicorn's master is the process that is replaced. It forks its workers after it was let serve, and SIGUSR2,
+gunicorn's own signal for this, upgrades. gthread answers with `Connection: close` once it is told to stop, and keeps
+idle connections for two more seconds.
+"""
+
+import os
+import signal
+from typing import Any
+
+from shellflip import Flip, Request
+
+flip = Flip(signals=False)
+listener = flip.listen(os.environ["ADDRESS"])
+worker_class = "gthread"
+workers = 2
+threads = 4
+preload_app = True  # an app that cannot be imported fails the upgrade, and the old master serves on
+control_socket_disable = True
+loglevel = "warning"
+
+
+def on_starting(server: Any) -> None:
+    server.LISTENERS = [listener]
+    server.systemd = True  # or gunicorn would remove a unix path at its end, which the successor serves on
+
+
+def when_ready(server: Any) -> None:
+    flip.ready()
+    signal.signal(signal.SIGUSR2, lambda *_: flip.request(Request.UPGRADE))
+    flip.watch(lambda why: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def on_exit(server: Any) -> None:
+    flip.close()

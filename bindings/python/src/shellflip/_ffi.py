@@ -1,0 +1,97 @@
+"""The C interface: where the library is, and the prototype of every function of include/shellflip.h that is used
+here.
+
+A test compares PROTOTYPES with the header. `ctypes.CDLL` releases the interpreter's lock during each call. The text
+of `flip_last_error` belongs to the calling thread: `errors.check` fetches it right after the call that failed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from typing import Any, Final
+
+#: Names the library to load instead of the one beside the package. The only override there is.
+OVERRIDE: Final = "SHELLFLIP_LIBRARY"
+BESIDE: Final = pathlib.Path(__file__).with_name("libshellflip.so")
+
+#: Result, then arguments. Opaque pointers are c_void_p.
+PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+    "flip_config_new": (c_void_p,),
+    "flip_config_free": (None, c_void_p),
+    "flip_config_set_signal": (c_int, c_void_p, c_int, c_int),
+    "flip_config_set_upgrade_timeout": (c_int, c_void_p, c_uint64),
+    "flip_config_set_drain_timeout": (c_int, c_void_p, c_uint64),
+    "flip_config_set_hard_stop": (c_int, c_void_p, c_uint64),
+    "flip_config_set_probation": (c_int, c_void_p, c_uint64),
+    "flip_config_set_max_draining": (c_int, c_void_p, c_uint),
+    "flip_config_set_events": (c_int, c_void_p, c_uint),
+    "flip_config_set_control_socket": (c_int, c_void_p, c_char_p),
+    "flip_config_set_pid_file": (c_int, c_void_p, c_char_p),
+    "flip_init": (c_int, c_void_p, POINTER(c_void_p)),
+    "flip_free": (None, c_void_p),
+    "flip_generation": (c_int, c_void_p),
+    "flip_set_command": (c_int, c_void_p, c_char_p, POINTER(c_char_p)),
+    "flip_set_env": (c_int, c_void_p, c_char_p, c_char_p),
+    "flip_set_directory": (c_int, c_void_p, c_char_p),
+    "flip_listen": (c_int, c_void_p, c_char_p),
+    "flip_inherit": (c_int, c_void_p, c_char_p),
+    "flip_add": (c_int, c_void_p, c_char_p, c_int),
+    "flip_take": (c_int, c_void_p, c_char_p),
+    "flip_forget": (c_int, c_void_p, c_char_p),
+    "flip_inherited": (c_int, c_void_p, POINTER(c_char), c_size_t),
+    "flip_take_state": (c_int, c_void_p, c_int),
+    "flip_ready": (c_int, c_void_p, c_int),
+    "flip_wait_predecessor": (c_int, c_void_p, c_int),
+    "flip_upgrade": (c_int, c_void_p, c_int),
+    "flip_request": (c_int, c_void_p, c_int),
+    "flip_wait_shutdown": (c_int, c_void_p, c_int),
+    "flip_shutdown_fd": (c_int, c_void_p),
+    "flip_successor_pid": (c_int, c_void_p),
+    "flip_extend": (c_int, c_void_p, c_uint64),
+    "flip_accept": (c_int, c_void_p, c_int, c_int),
+    "flip_conn_begin": (c_int, c_void_p),
+    "flip_conn_end": (c_int, c_void_p),
+    "flip_conn_count": (c_int, c_void_p),
+    "flip_drain": (c_int, c_void_p, c_int),
+    "flip_drained_fd": (c_int, c_void_p),
+    "flip_event_fd": (c_int, c_void_p),
+    "flip_next_event": (c_int, c_void_p, c_int, POINTER(c_void_p)),
+    "flip_event_kind": (c_int, c_void_p),
+    "flip_event_state_fd": (c_int, c_void_p),
+    "flip_event_failure": (c_int, c_void_p),
+    "flip_event_text": (c_char_p, c_void_p),
+    "flip_event_answer": (c_int, c_void_p, c_int, c_char_p),
+    "flip_event_free": (None, c_void_p),
+    "flip_status": (c_int, c_void_p, POINTER(c_char), c_size_t),
+    "flip_control": (c_int, c_char_p, c_int, c_int),
+    "flip_control_status": (c_int, c_char_p, c_int, POINTER(c_char), c_size_t),
+    "flip_last_failure": (c_int,),
+    "flip_last_error": (c_char_p,),
+    "flip_version": (c_char_p,),
+}
+
+
+def library_path() -> str:
+    """Which library is loaded: the one that SHELLFLIP_LIBRARY names, else the one beside the package."""
+    return os.environ.get(OVERRIDE) or str(BESIDE)
+
+
+def load(path: str) -> ctypes.CDLL:
+    """Loads the library and gives each function its prototype; ImportError says which file and why not."""
+    try:
+        library = ctypes.CDLL(path)
+        for name, (result, *arguments) in PROTOTYPES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        hint = "" if os.environ.get(OVERRIDE) else f"; build the wheel with pip, or name a library in {OVERRIDE}"
+        raise ImportError(f"cannot load {path}: {error}{hint}") from error
+    return library
+
+
+#: Loaded with the package: the directory and the signals that a successor starts with are looked at then. No thread
+#: starts before Flip().
+lib: Final = load(library_path())

@@ -1,0 +1,149 @@
+"""Flip in an asyncio loop (uvloop too): the loop watches the library's descriptors, and events and hooks are handled
+there. No thread, no callback from one. Called by Flip alone, and only from the loop's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ._ffi import lib
+from .config import Shutdown
+from .descriptors import readable
+from .errors import check, check_ready
+from .hooks import Pump
+
+if TYPE_CHECKING:
+    from .descriptors import Descriptors
+    from .listener import Listener
+
+#: From accept(2) to the first line of a handler an event loop takes up to four turns.
+TURNS_OF_AN_ACCEPT = 8
+#: How often to look for the end of a connection that began after all others had ended, in seconds.
+LATE_CONNECTION = 0.02
+
+
+class Loop:
+    """The one loop that Flip is attached to at a time."""
+
+    def __init__(
+        self,
+        handle: object,
+        pump: Pump,
+        descriptors: Descriptors,
+        look: Callable[[], Shutdown | None],
+        listeners: Iterable[Listener],
+    ) -> None:
+        self._handle = handle
+        self._pump = pump
+        self._descriptors = descriptors
+        self._look = look
+        self._listeners = listeners
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: set[asyncio.Future[Shutdown]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        pump.give_up = self._cancel_hooks
+
+    def attach(self) -> asyncio.AbstractEventLoop:
+        """Makes the running loop the one that handles events, if it is not yet."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self.detach()
+            self._loop = loop
+            loop.add_reader(self._descriptors.event, self._readable)
+            loop.add_reader(self._descriptors.shutdown, self._readable)
+            if self._descriptors.wakeup.hold():
+                loop.add_reader(self._descriptors.wakeup.fileno(), self._descriptors.wakeup.clear)
+        return loop
+
+    def detach(self) -> None:
+        """Leaves the loop, which may be closed by now."""
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed():
+            loop.remove_reader(self._descriptors.event)
+            loop.remove_reader(self._descriptors.shutdown)
+            loop.remove_reader(self._descriptors.drained)
+            loop.remove_reader(self._descriptors.wakeup.fileno())
+            self._descriptors.wakeup.release()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel_hooks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel("the upgrade that this hook was asked about has failed")
+
+    def _readable(self) -> None:
+        self._pump.run(self._spawn)
+        waiting = {future for future in self._waiting if not future.done()}
+        if waiting and (kind := self._look()) is not None:
+            for future in waiting:
+                future.set_result(kind)
+        if self._loop is not None and self._descriptors.has_shut_down():
+            # It stays readable for ever, and so do listeners, for connections that are another process's to take.
+            self._loop.remove_reader(self._descriptors.shutdown)
+            for listener in self._listeners:
+                if not listener.kept and listener.fileno() >= 0:
+                    self._loop.remove_reader(listener.fileno())
+
+    async def ready(self, timeout: float | None) -> None:
+        """As Flip.aready."""
+        self.attach()
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0005
+        # There is no descriptor for this answer; the predecessor gives it within a millisecond or two.
+        while (result := lib.flip_ready(self._handle, 0)) == -errno.ETIMEDOUT:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(errno.ETIMEDOUT, "this process has not been let serve yet")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        check_ready(result)
+
+    async def wait_shutdown(self) -> Shutdown:
+        """As Flip.wait_shutdown."""
+        loop = self.attach()
+        self._pump.run(self._spawn)
+        kind = self._look()
+        if kind is not None:
+            return kind
+        future: asyncio.Future[Shutdown] = loop.create_future()
+        self._waiting.add(future)
+        try:
+            return await future
+        finally:
+            self._waiting.discard(future)
+
+    async def drain(self, until: float | None) -> None:
+        """As Flip.adrain."""
+        loop = self.attach()
+        # What uvloop has accepted and not yet given to its handler is not counted yet.
+        for _ in range(TURNS_OF_AN_ACCEPT):
+            await asyncio.sleep(0)
+        while (result := lib.flip_drain(self._handle, 0)) == -errno.ETIMEDOUT:
+            left = math.inf if until is None else until - time.monotonic()
+            if left <= 0:
+                break
+            if readable(self._descriptors.drained):
+                # None was open at some moment after shutdown, which it tells for ever, and one has begun since.
+                await asyncio.sleep(min(left, LATE_CONNECTION))
+            else:
+                await self._until_readable(loop, self._descriptors.drained, left)
+        check(result)
+
+    @staticmethod
+    async def _until_readable(loop: asyncio.AbstractEventLoop, descriptor: int, seconds: float) -> None:
+        over = asyncio.Event()
+        loop.add_reader(descriptor, over.set)
+        try:
+            await asyncio.wait_for(over.wait(), None if math.isinf(seconds) else seconds)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(descriptor)

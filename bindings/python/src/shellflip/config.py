@@ -1,0 +1,106 @@
+"""What can be chosen before Flip() starts: keyword arguments into a flip_config_t. Times are seconds here,
+milliseconds there. Called by Flip() alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import enum
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+from ._ffi import lib
+from .errors import check
+
+
+class Request(enum.IntEnum):
+    """What a signal, or `Flip.request`, asks for."""
+
+    #: Nothing: the signal is left alone.
+    NONE = 0
+    #: Replace this process by a new one.
+    UPGRADE = 1
+    #: Finish and exit.
+    STOP = 2
+    #: Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
+    DETACH = 3
+
+
+class Shutdown(enum.IntEnum):
+    """Why this process is to finish."""
+
+    #: A successor serves: finish the open connections and exit.
+    UPGRADE = 1
+    #: The service ends: finish the open connections and exit.
+    STOP = 2
+    #: This process is on its own and goes on serving; told once.
+    DETACH = 3
+
+
+class EventKind(enum.IntEnum):
+    """The bits of the mask of events."""
+
+    STARTING = 1
+    STATE = 2
+    FAILED = 4
+    SHUTDOWN = 8
+    LOG = 16
+
+
+class Settings(TypedDict, total=False):
+    """What Flip() takes besides; times are in seconds, and what is left out, or None, has the library's default."""
+
+    #: Where operators ask for upgrades, stops and the status, as "unix:///run/a.ctl?mode=0660"; nowhere.
+    control_socket: str | bytes | None
+    #: A file with the pid of the generation that serves; none.
+    pid_file: str | bytes | os.PathLike[str] | None
+
+    #: From the request until the new process is told to serve; 60.
+    upgrade_timeout: float | None
+    #: How long open connections may take to finish, from shutdown on; 30.
+    drain_timeout: float | None
+    #: How long after that a process that is still there is killed; 0: never.
+    hard_stop: float | None
+    #: How long both generations serve after the new one is live; 0.
+    probation: float | None
+    #: How many older generations may still drain while a further upgrade starts; 1.
+    max_draining: int | None
+
+
+def milliseconds(seconds: float | None) -> int:
+    """For a `timeout_ms`: None is no limit; rounded up, so that a short time-out does not become a busy loop."""
+    if seconds is None:
+        return -1
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"a time-out is a number of seconds, 0 or more, not {seconds}")
+    return min(math.ceil(seconds * 1000), 2**31 - 1)
+
+
+@contextlib.contextmanager
+def made(mask: int, settings: Settings) -> Iterator[ctypes.c_void_p]:
+    """A configuration that lives as long as the block. The library's own signal handling is off: CPython and the
+    library would silently unplug each other's handlers."""
+    config = ctypes.c_void_p(lib.flip_config_new())
+    if not config:
+        raise MemoryError("flip_config_new")
+    try:
+        check(lib.flip_config_set_signal(config, 0, Request.NONE))
+        check(lib.flip_config_set_events(config, mask))
+        for name, value in settings.items():
+            if name not in Settings.__annotations__:
+                raise TypeError(f"Flip() got an unexpected keyword argument {name!r}")
+            if value is not None:
+                setter = getattr(lib, f"flip_config_set_{name}")
+                check(setter(config, _encoded(name, value)))
+        yield config
+    finally:
+        lib.flip_config_free(config)
+
+
+def _encoded(name: str, value: Any) -> Any:
+    if name in ("control_socket", "pid_file"):
+        return os.fsencode(value)
+    return value if name == "max_draining" else milliseconds(value)

@@ -1,0 +1,65 @@
+"""Counted connections: what a drain waits for."""
+
+from __future__ import annotations
+
+import socket
+import weakref
+from types import TracebackType
+
+from ._ffi import lib
+from .errors import check
+
+
+class Connection(socket.socket):
+    """An accepted connection, counted until it is closed (or collected). Blocking, as `socket.accept` gives it.
+
+    `detach`, which ssl.SSLContext.wrap_socket uses too, ends the count: put a `Flip.connection()` around that.
+    """
+
+    def __init__(self, handle: object, listener: socket.socket, descriptor: int) -> None:
+        super().__init__(listener.family, listener.type, listener.proto, descriptor)
+        # A finalizer and not __del__: it runs once, whatever comes first, and never at interpreter exit, when the
+        # kernel closes what is open.
+        # None: of a listener that outlives shutdown, whose connections no drain waits for.
+        self._end = weakref.finalize(self, _uncount, handle)
+        self._end.atexit = False
+
+    def _real_close(self) -> None:
+        # The hook that ssl.SSLSocket uses as well: close() with files from makefile() still open does not get here.
+        super()._real_close()  # type: ignore[misc]
+        self._end()
+
+    def detach(self) -> int:
+        """The descriptor, no longer counted."""
+        descriptor = super().detach()
+        self._end()
+        return descriptor
+
+
+def _uncount(handle: object) -> None:
+    if handle is not None:
+        lib.flip_conn_end(handle)
+
+
+class Guard:
+    """Counts one connection, or anything else that a drain shall wait for, while a block runs: `with` and
+    `async with`. Can be used again, and by several tasks or threads at once."""
+
+    def __init__(self, handle: object) -> None:
+        self._handle = handle
+
+    def __enter__(self) -> None:
+        check(lib.flip_conn_begin(self._handle))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lib.flip_conn_end(self._handle)
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)

@@ -1,0 +1,94 @@
+"""The descriptors of the library that a host watches, and waiting on them in Python, where signal handlers run."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+import weakref
+
+from ._ffi import lib
+from .errors import check
+from .wakeup import Wakeup
+
+#: While another thread is in a hook its events stay readable; waiting for them would spin.
+BUSY_PAUSE = 0.05
+
+
+class _Closing:
+    """An eventfd that lives as long as somebody knows it: a thread may be about to poll it when Flip is closed."""
+
+    def __init__(self) -> None:
+        self._number = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._number).atexit = False
+
+    def fileno(self) -> int:
+        return self._number
+
+
+def readable(descriptor: int) -> bool:
+    """Whether it is, now."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+class Descriptors:
+    """Borrowed from the library, but for `closing`, which is readable once Flip.close has begun."""
+
+    def __init__(self, handle: object) -> None:
+        self.event = check(lib.flip_event_fd(handle))
+        self.shutdown = check(lib.flip_shutdown_fd(handle))
+        self.drained = check(lib.flip_drained_fd(handle))
+        self.closing = _Closing()
+        self.wakeup = Wakeup()
+        self._both: select.epoll | None = None
+
+    def after_fork_in_child(self) -> None:
+        """The library has closed its copies, whose numbers may be anybody's now; ours are shared with the parent, who
+        must hear nothing of what happens here."""
+        self.event = self.drained = -1
+        self.closing = _Closing()
+        self._both = None
+        self.wakeup.close()
+        self.wakeup = Wakeup()
+
+    def both(self) -> int:
+        """One descriptor for hosts with a loop of their own: readable while an event waits, and from shutdown on."""
+        if self._both is None:
+            self._both = select.epoll()
+            self._both.register(self.shutdown, select.EPOLLIN)
+            if self.event >= 0:
+                self._both.register(self.event, select.EPOLLIN)
+        return self._both.fileno()
+
+    def close(self) -> None:
+        """Wakes whoever waits."""
+        os.eventfd_write(self.closing.fileno(), 1)
+        self.wakeup.close()
+        if self._both is not None:
+            self._both.close()
+
+    def has_shut_down(self) -> bool:
+        """Whether shutdown has fired."""
+        return readable(self.shutdown)
+
+    def wait(self, until: float | None, *, busy: bool, listener: int = -1, shutdown: bool = True) -> set[int]:
+        """Waits for any of them; which are readable, none at `until` (time.monotonic). Signal handlers run meanwhile,
+        and what they raise is raised here."""
+        poller = select.poll()
+        poller.register(self.closing, select.POLLIN)
+        if shutdown:
+            poller.register(self.shutdown, select.POLLIN)
+        if listener >= 0:
+            poller.register(listener, select.POLLIN)
+        if self.event >= 0 and not busy:
+            poller.register(self.event, select.POLLIN)
+        left = None if until is None else max(0.0, until - time.monotonic())
+        if busy:
+            left = BUSY_PAUSE if left is None else min(left, BUSY_PAUSE)
+        with self.wakeup.used() as used:
+            if used:
+                poller.register(self.wakeup, select.POLLIN)
+            found = {descriptor for descriptor, _ in poller.poll(None if left is None else left * 1000)}
+        return found

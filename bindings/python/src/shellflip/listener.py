@@ -1,0 +1,74 @@
+"""A listening socket that other generations share, as a socket.socket that frameworks cannot harm it through.
+
+asyncio, hypercorn, aiohttp, waitress and socketserver take a socket and call its methods; what they call for a
+socket of their own would reach every process that holds this one, or let a server accept at the wrong time.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from ._ffi import lib
+from .connections import Connection
+from .errors import check
+
+
+class Listener(socket.socket):
+    """From `Flip.listen`. Closing it closes this process's copy only. uvloop, which accepts in C, knows its
+    descriptor alone: nothing of this class holds there."""
+
+    #: None: a copy from dup(), an ordinary socket.
+    _handle: object = None
+    #: keep= in its address: it goes on after shutdown, and its connections are not counted.
+    kept = False
+
+    @classmethod
+    def of(cls, handle: object, descriptor: int, *, kept: bool) -> Listener:
+        """Takes the descriptor. Non-blocking as Python sees it, without touching flags that others share."""
+        with socket.socket(fileno=descriptor) as probe:
+            family, kind, protocol = probe.family, probe.type, probe.proto
+            probe.detach()
+        listener = cls(family, kind | socket.SOCK_NONBLOCK, protocol, descriptor)
+        listener._handle, listener.kept = handle, kept
+        return listener
+
+    def take(self, timeout_ms: int) -> Connection | None:
+        """A connection, counted; None when none came in time. FlipError with ECANCELED from shutdown on."""
+        result: int = lib.flip_accept(self._handle, self.fileno(), timeout_ms)
+        if result == -errno.ETIMEDOUT:
+            return None
+        return Connection(None if self.kept else self._handle, self, check(result))
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As socket.accept, and nothing before `ready` has returned and nothing from shutdown on: BlockingIOError.
+        The connection is counted until it is closed."""
+        if self._handle is None:
+            return super().accept()
+        result: int = lib.flip_accept(self._handle, self.fileno(), 0)
+        if result in (-errno.ETIMEDOUT, -errno.ECANCELED):
+            raise BlockingIOError(errno.EAGAIN, "no connection waits, or it is not this process's to take")
+        connection = Connection(None if self.kept else self._handle, self, check(result))
+        try:
+            return connection, connection.getpeername()
+        except OSError as error:
+            connection.close()
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the client has left") from error
+
+    def listen(self, backlog: int = 0) -> None:
+        """Nothing: it listens, and the backlog belongs to every process that shares it. `backlog=` in the address
+        sets it."""
+
+    def shutdown(self, how: int) -> None:
+        """Refused: it would end the socket in every process. Close it."""
+        raise OSError(errno.EOPNOTSUPP, "shutdown(2) would end this listener in every generation: close it")
+
+    def setblocking(self, flag: bool) -> None:
+        """False is what it is already; True is refused: O_NONBLOCK is shared. Wait with `Flip.accept`."""
+        if flag:
+            raise ValueError("this listener is shared with other generations and stays non-blocking: use Flip.accept")
+
+    def settimeout(self, value: float | None) -> None:
+        """As setblocking: only 0."""
+        self.setblocking(value != 0)

@@ -1,0 +1,72 @@
+"""That a signal is heard at once. CPython's own handler only sets a flag, which the main thread looks at between two
+bytecodes: a signal that comes after the last look and before poll(2), or that the kernel gives to another thread,
+would wait until the poll ends by itself. signal.set_wakeup_fd closes the gap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class Wakeup:
+    """A socket that becomes readable with every signal, while it is in use."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """What to poll."""
+        return self._reader.fileno()
+
+    def close(self) -> None:
+        """Gives it back."""
+        self.release()
+        self._reader.close()
+        self._writer.close()
+
+    def clear(self) -> bytes:
+        """What has come."""
+        try:
+            return self._reader.recv(4096)
+        except OSError:  # nothing, or closed
+            return b""
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[bool]:
+        """For one poll. False: this is not the main thread, which alone runs signal handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            yield False
+            return
+        before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield True
+        finally:
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+            numbers = self.clear()
+            if numbers and before not in (-1, self._writer.fileno()):
+                with contextlib.suppress(OSError):
+                    os.write(before, numbers)  # an event loop's, which is not running now
+
+    def hold(self) -> bool:
+        """For as long as an event loop runs, where nobody else has set one: the loop's own serves as well."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        if before in (-1, self._writer.fileno()):
+            return True
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        return False
+
+    def release(self) -> None:
+        """The end of `hold`; in a forked child too, whose signals are not its parent's."""
+        if threading.current_thread() is threading.main_thread() and self._writer.fileno() >= 0:
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, self._writer.fileno()):
+                signal.set_wakeup_fd(before, warn_on_full_buffer=False)

@@ -1,0 +1,91 @@
+"""Each recipe, with the framework as PyPI has it: upgrades under load, a request that outlives its process's
+listening, a unix path, a clean exit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+import sys
+
+import pytest
+
+import kit
+
+UPGRADES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    name: str
+    #: {address} is where to listen.
+    command: tuple[str, ...]
+    upgrade: signal.Signals = signal.SIGUSR1
+    #: Workers answer, and their parent is who is replaced.
+    forks: bool = False
+
+    def start(self, family: kit.Family, address: str) -> int:
+        command = [word.format(address=address) for word in self.command]
+        return family.python(*command, env={"ADDRESS": address}, cwd=kit.RECIPES)
+
+    def who(self, address: str) -> int:
+        pid = int(kit.ask(address)["pid"])
+        return kit.parent_of(pid) if self.forks else pid
+
+
+RECIPES = [
+    Recipe("asyncio", ("asyncio_streams.py", "{address}")),
+    Recipe("uvicorn", ("uvicorn_starlette.py", "{address}")),
+    Recipe("hypercorn", ("hypercorn_app.py", "{address}")),
+    Recipe("aiohttp", ("aiohttp_app.py", "{address}")),
+    Recipe("waitress", ("waitress_app.py", "{address}")),
+    Recipe("http.server", ("http_server.py", "{address}")),
+    Recipe("gunicorn", ("-m", "gunicorn", "-c", "gunicorn.conf.py", "waitress_app:app"), signal.SIGUSR2, True),
+    Recipe("shellflip-asgi", ("-m", "shellflip", "--bind", "{address}", "uvicorn_starlette:app")),
+    Recipe("shellflip-wsgi", ("-m", "shellflip", "--bind", "{address}", "waitress_app:app")),
+]
+
+
+def each(recipes: list[Recipe]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("recipe", recipes, ids=lambda recipe: recipe.name)
+
+
+@each(RECIPES)
+def test_ten_upgrades_under_load_fail_no_request(recipe: Recipe, family: kit.Family, tcp: str) -> None:
+    recipe.start(family, tcp)
+    serving = family.serving(tcp, who=recipe.who)
+    with kit.Load(tcp) as load:
+        for _ in range(UPGRADES - 1):
+            serving = family.upgrade(tcp, serving, recipe.who, recipe.upgrade)
+        with kit.Slow(tcp) as slow:
+            old, serving = serving, family.upgrade(tcp, serving, recipe.who, recipe.upgrade)
+        if not recipe.forks:
+            assert slow.answer["pid"] == old
+        assert slow.answer
+    load.nothing_failed(generations=UPGRADES + 1)
+    family.stop(serving)
+
+
+@each(RECIPES)
+def test_a_unix_path_survives(recipe: Recipe, family: kit.Family, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.sock"
+    address = f"unix://{path}"
+    recipe.start(family, address)
+    serving = family.serving(address, who=recipe.who)
+    inode = path.stat().st_ino
+    with kit.Load(address, connections=2, streams=1) as load:
+        for _ in range(2):
+            serving = family.upgrade(address, serving, recipe.who, recipe.upgrade)
+    load.nothing_failed(generations=3)
+    assert path.stat().st_ino == inode
+    family.stop(serving)
+    assert not path.exists()
+
+
+def test_the_interpreter_of_the_tests_is_one_with_the_package() -> None:
+    import shellflip
+
+    assert pathlib.Path(shellflip.__file__).is_relative_to(sys.prefix), "the tests are about the installed package"
+    assert os.path.exists(pathlib.Path(shellflip.__file__).with_name("libshellflip.so"))
