@@ -114,13 +114,13 @@ pub struct Drainer {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Upgrade {
-    /// See [`phase`].
+    /// As [`crate::words::phase`] knows it.
     pub phase: String,
     /// For how long it has been in it.
     pub phase_ms: u64,
     /// Since the request.
-    pub elapsed_ms: u64,
-    /// From the request on.
+    pub elapsed_ms: Option<u64>,
+    /// How much is left of the upgrade's time; nothing once the new process was told to serve.
     pub deadline_ms: Option<u64>,
     /// Once it was started.
     pub successor_pid: Option<i32>,
@@ -130,12 +130,10 @@ pub struct Upgrade {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct LastUpgrade {
-    /// `done`, `failed` …
+    /// `released`, `failed`.
     pub result: String,
-    /// FLIP_FAILURE_*.
-    pub failure: Option<i32>,
-    /// The same as a word.
-    pub kind: Option<String>,
+    /// FLIP_FAILURE_*, 0 for none.
+    pub kind: i32,
     /// Why it failed.
     pub text: Option<String>,
     /// Where one was started.
@@ -150,8 +148,15 @@ pub struct LastUpgrade {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Phase {
-    /// See [`phase`].
+    /// As [`crate::words::phase`] knows it.
     pub phase: String,
     /// How long it took.
-    pub ms: f64,
+    pub ms: u64,
+}
+
+impl LastUpgrade {
+    /// The phase in which it failed: what follows is the end of the new process.
+    pub fn failed_in(&self) -> Option<&Phase> {
+        self.phases.iter().rev().find(|one| one.phase != "ending")
+    }
 }

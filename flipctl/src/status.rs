@@ -78,8 +78,8 @@ fn generations(report: &Report) -> Vec<Row> {
             connections.map_or("–".into(), |number| number.to_string()),
         ]);
     };
-    if let Some((pid, upgrade)) = report.upgrade.as_ref().and_then(|one| Some((one.successor_pid?, one))) {
-        row(Some(report.generation + 1), pid, format!("successor: {}", phase(&upgrade.phase)), None, None);
+    if let Some(pid) = report.upgrade.as_ref().and_then(|one| one.successor_pid) {
+        row(Some(report.generation + 1), pid, "successor".into(), None, None);
     }
     row(
         Some(report.generation),
@@ -116,7 +116,7 @@ fn kept(keep: Option<&str>) -> String {
 
 fn last_upgrade(text: &mut String, last: &LastUpgrade) {
     let ago = milliseconds(last.ended_ms_ago);
-    let failed = last.failure.is_some_and(|failure| failure != 0);
+    let failed = last.kind != 0 || last.result == "failed";
     let style = if failed { BAD } else { GOOD };
     let _ = write!(text, "{HEADING}last upgrade{HEADING:#}: {style}{}{style:#}", harmless(&last.result));
     let _ = match last.successor_pid {
@@ -153,5 +153,74 @@ fn table<const N: usize>(text: &mut String, heads: [&str; N], rows: Vec<[String;
             0 => writeln!(text, "{HEADING}{line}{HEADING:#}"),
             _ => writeln!(text, "{line}"),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn plain(value: serde_json::Value) -> String {
+        let report = serde_json::from_value(value).unwrap();
+        anstream::adapter::strip_str(&render(&report)).to_string()
+    }
+
+    #[test]
+    fn a_busy_server_is_shown_whole() {
+        let text = plain(json!({
+            "version": "0.1.0", "generation": 3, "pid": 4711, "state": "upgrading", "uptime_ms": 7_380_000,
+            "executable": "/srv/app", "arguments": ["app", "-v"], "directory": "/srv", "connections": 17,
+            "signals": { "upgrade": ["SIGUSR1"], "stop": ["SIGTERM"], "detach": [] },
+            "listeners": [
+                { "name": "http", "address": "tcp://0.0.0.0:80", "inode": 1, "keep": null },
+                { "name": "health", "address": "tcp://127.0.0.1:81", "inode": 2, "keep": "always" },
+            ],
+            "descriptors": [{ "name": "log" }], "pid_file": null, "control_socket": "unix:///run/a.ctl",
+            "predecessor": { "pid": 4700, "alive": true },
+            "draining": [{ "generation": 2, "pid": 4700, "age_ms": 12_000 }],
+            "upgrade": {
+                "phase": "initialising", "phase_ms": 3_200, "elapsed_ms": 3_210, "deadline_ms": 56_800,
+                "successor_pid": 4722,
+            },
+            "last_upgrade": {
+                "result": "failed", "failure": "exited", "kind": 2, "text": "new process 4720 exited with status 1",
+                "successor_pid": 4720, "ended_ms_ago": 62_000,
+                "phases": [{ "phase": "spawning", "ms": 0 }, { "phase": "initialising", "ms": 800 }],
+            },
+            "notify": true, "something_new": 1,
+        }));
+        let expected = "\
+generation 3, pid 4711: upgrading, 17 connections, up 2 h 3 min, libshellflip 0.1.0
+next upgrade runs: /srv/app -v  in /srv
+upgraded by: SIGUSR1
+
+ generation   pid  role             age  connections
+          4  4722  successor          –            –
+          3  4711  serving    2 h 3 min           17
+          2  4700  draining        12 s            –
+
+ listener  address             stays open
+ http      tcp://0.0.0.0:80
+ health    tcp://127.0.0.1:81  always
+
+also passed on: log
+
+upgrade under way: waiting until the new process is ready (pid 4722), for 3.2 s, deadline in 56 s
+
+last upgrade: failed 1 min 2 s ago
+  new process 4720 exited with status 1
+ phase                                     took
+ starting the new program                < 1 ms
+ waiting until the new process is ready  800 ms
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_server_of_another_release_is_shown_with_what_it_says() {
+        let text = plain(json!({ "pid": 7, "generation": 0 }));
+        assert!(text.starts_with("generation 0, pid 7: "), "{text}");
+        assert!(text.ends_with("\nno listeners are passed on\n"), "{text}");
     }
 }

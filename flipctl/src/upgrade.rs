@@ -6,7 +6,7 @@ use crate::args::Options;
 use crate::connect::{ANSWER, status};
 use crate::exit::{Exit, Failed};
 use crate::progress::Progress;
-use crate::report::{LastUpgrade, Report, Upgrade};
+use crate::report::{LastUpgrade, Phase, Report, Upgrade};
 use crate::words::{harmless, milliseconds, phase, phase_time, time};
 use serde_json::{Value, json};
 use shellflip::address::Address;
@@ -46,7 +46,7 @@ struct Done {
 struct Story {
     failed: Failed,
     failure: Failure,
-    phase: Option<(String, f64)>,
+    phase: Option<Phase>,
 }
 
 impl From<Failed> for Story {
@@ -113,13 +113,11 @@ fn wait(
     }
 }
 
-/// `new process 4711: waiting until it is ready, for 3.2 s (deadline in 57 s)`.
+/// `waiting until the new process is ready (pid 4711), for 3.2 s, deadline in 57 s`.
 pub fn describe(upgrade: &Upgrade) -> String {
-    let who = upgrade.successor_pid.map_or(String::new(), |pid| format!("new process {pid}: "));
-    let deadline = upgrade.deadline_ms.map_or(String::new(), |deadline| {
-        format!(" (deadline in {})", milliseconds(deadline.saturating_sub(upgrade.elapsed_ms)))
-    });
-    format!("{who}{}, for {}{deadline}", phase(&upgrade.phase), milliseconds(upgrade.phase_ms))
+    let who = upgrade.successor_pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    let deadline = upgrade.deadline_ms.map_or(String::new(), |ms| format!(", deadline in {}", milliseconds(ms)));
+    format!("{}{who}, for {}{deadline}", phase(&upgrade.phase), milliseconds(upgrade.phase_ms))
 }
 
 /// The server's word on the upgrade, not the connection's.
@@ -140,9 +138,8 @@ fn explain(address: &Address, before: &Report, error: Error) -> Story {
         }
         Failure::NotReady | Failure::Draining | Failure::Stopping | Failure::Unsupported => {}
         _ if after.pid == before.pid => {
-            let failed_so = |last: &&LastUpgrade| last.failure == Some(failure as i32);
-            let last = after.last_upgrade.as_ref().filter(failed_so);
-            story.phase = last.and_then(|last| last.phases.last()).map(|last| (last.phase.clone(), last.ms));
+            let last = after.last_upgrade.as_ref().filter(|last| last.kind == failure as i32);
+            story.phase = last.and_then(LastUpgrade::failed_in).cloned();
         }
         _ => {}
     }
@@ -182,8 +179,8 @@ fn tell(outcome: Result<Done, Story>, before: &Report, took: Duration, as_json: 
             Ok(())
         }
         Err(story) => {
-            let during = story.phase.map_or(String::new(), |(name, ms)| {
-                format!("; phase: {}, {}", phase(&name), phase_time(ms))
+            let during = story.phase.map_or(String::new(), |one| {
+                format!("; phase: {} ({}), {}", harmless(&one.phase), phase(&one.phase), phase_time(one.ms))
             });
             let text = match story.failed.exit {
                 Exit::Failed(_) => {
@@ -215,8 +212,8 @@ fn as_value(outcome: &Result<Done, Story>, before: &Report, took: Duration) -> V
                 _ => "unknown",
             },
             "exit_status": story.failed.exit.code(), "failure": story.failure as i32, "text": story.failed.text,
-            "phase": story.phase.as_ref().map(|(name, _)| name),
-            "phase_ms": story.phase.as_ref().map(|(_, ms)| ms),
+            "phase": story.phase.as_ref().map(|one| &one.phase),
+            "phase_ms": story.phase.as_ref().map(|one| one.ms),
             "pid": before.pid, "generation": before.generation, "seconds": seconds,
         }),
     }

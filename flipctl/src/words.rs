@@ -21,24 +21,24 @@ pub fn milliseconds(ms: u64) -> String {
 }
 
 /// A phase that took so many milliseconds: most take few.
-pub fn phase_time(ms: f64) -> String {
+pub fn phase_time(ms: u64) -> String {
     match ms {
-        ..1.0 => format!("{ms:.2} ms"),
-        ..1_000.0 => format!("{ms:.0} ms"),
-        _ => time(Duration::from_millis(ms as u64)),
+        0 => "< 1 ms".into(),
+        1..1_000 => format!("{ms} ms"),
+        _ => milliseconds(ms),
     }
 }
 
-/// What a phase of an upgrade waits for. A newer server may have others.
+/// What a phase of an upgrade is. A newer server may have others.
 pub fn phase(name: &str) -> String {
     match name {
-        "asking" => "waiting for the server's own consent".into(),
+        "asking" => "waiting for the server's consent".into(),
         "spawning" => "starting the new program".into(),
-        "starting" => "waiting until it is ready".into(),
-        "state" => "waiting for the server's state".into(),
-        "committed" => "waiting until it confirms that it serves".into(),
-        "probation" => "both serve, for the time of probation".into(),
+        "initialising" => "waiting until the new process is ready".into(),
+        "committed" => "waiting until the new process confirms that it serves".into(),
+        "probation" => "on probation, both serve".into(),
         "announcing" => "telling the service manager".into(),
+        "releasing" => "handing over".into(),
         "ending" => "ending the new process".into(),
         other => harmless(other),
     }
@@ -85,7 +85,7 @@ mod tests {
         for (ms, text) in cases {
             assert_eq!(milliseconds(ms), text);
         }
-        assert_eq!([phase_time(0.25), phase_time(12.4), phase_time(1_500.0)], ["0.25 ms", "12 ms", "1.5 s"]);
+        assert_eq!([phase_time(0), phase_time(12), phase_time(1_500)], ["< 1 ms", "12 ms", "1.5 s"]);
     }
 
     #[test]
