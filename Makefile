@@ -14,13 +14,15 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
 C_OUT   := $(TARGET)/c
 RUST_OUT := $(TARGET)/rust-http
+TOOL    := $(TARGET)/tool
+SHARE   := $(PREFIX)/share
 WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
 
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: FORCE help setup build header examples demo demo-rust check test deep bench install uninstall clean
+.PHONY: FORCE help setup build flipctl header examples demo demo-rust check test deep bench install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -33,6 +35,14 @@ build: ## the release library, shared and static
 	@tools/setup
 	cargo build --release --package libshellflip
 	ln -sf libshellflip.so $(RELEASE)/libshellflip.so.$(MAJOR)
+
+flipctl: ## the operator's tool, its manual page and completions, in target/tool
+	@tools/setup
+	cargo build --profile tool --package flipctl
+	$(TOOL)/flipctl manual > $(TOOL)/flipctl.1
+	$(TOOL)/flipctl completions bash > $(TOOL)/flipctl.bash
+	$(TOOL)/flipctl completions zsh > $(TOOL)/_flipctl
+	$(TOOL)/flipctl completions fish > $(TOOL)/flipctl.fish
 
 header: ## write include/shellflip.h anew from the source
 	SHELLFLIP_WRITE_HEADER=1 cargo test --quiet --test header
@@ -72,7 +82,7 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features libshellflip/faults -- -D warnings
-	for source in examples/c/*.c benches/*.c tests/c/host.c tests/c/asks.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
+	for source in examples/c/*.c benches/*.c tests/c/host.c tests/c/asks.c tests/c/sick.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
@@ -80,10 +90,12 @@ check: ## format, lints, C warnings, header, README, quick tests: in three minut
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
 	python3 tests/run.py --quick
 
-test: examples ## every test
+test: examples flipctl ## every test
+	@tools/setup --tests
 	python3 tests/run.py
 
-deep: examples ## every test, with the long versions of those that have one, and fuzzing
+deep: examples flipctl ## every test, with the long versions of those that have one, and fuzzing
+	@tools/setup --tests
 	python3 tests/run.py --deep
 	fuzz/run
 
@@ -94,7 +106,7 @@ $(C_OUT)/bench_%: benches/%.c include/shellflip.h | build
 bench: $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade ## how long an upgrade takes, beside the least that a process costs
 	python3 benches/run.py $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade
 
-install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
+install: build flipctl ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(RELEASE)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION)
@@ -104,11 +116,21 @@ install: build ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' shellflip.pc.in \
 		> $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHARE)/man/man1 $(DESTDIR)$(SHARE)/bash-completion/completions \
+		$(DESTDIR)$(SHARE)/zsh/site-functions $(DESTDIR)$(SHARE)/fish/vendor_completions.d
+	install -m 755 $(TOOL)/flipctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(TOOL)/flipctl.1 $(DESTDIR)$(SHARE)/man/man1/
+	install -m 644 $(TOOL)/flipctl.bash $(DESTDIR)$(SHARE)/bash-completion/completions/flipctl
+	install -m 644 $(TOOL)/_flipctl $(DESTDIR)$(SHARE)/zsh/site-functions/
+	install -m 644 $(TOOL)/flipctl.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/
 
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/include/shellflip.h $(DESTDIR)$(LIBDIR)/libshellflip.a \
 		$(DESTDIR)$(LIBDIR)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR) \
-		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc
+		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc \
+		$(DESTDIR)$(PREFIX)/bin/flipctl $(DESTDIR)$(SHARE)/man/man1/flipctl.1 \
+		$(DESTDIR)$(SHARE)/bash-completion/completions/flipctl $(DESTDIR)$(SHARE)/zsh/site-functions/_flipctl \
+		$(DESTDIR)$(SHARE)/fish/vendor_completions.d/flipctl.fish
 
 clean: ## everything that was built
 	cargo clean

@@ -56,6 +56,8 @@ def suites():
         Suite("rust", cargo("--package", "graceflip", "--all-features", "--features", "shellflip/faults")),
         # In a workspace of its own, which nothing else has to build.
         Suite("rust-web", cargo("--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
+        # With the library as the other suites have it: the servers of these tests link the same file.
+        Suite("flipctl", cargo("--package", "flipctl", "--features", "libshellflip/faults")),
     ]
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem

@@ -61,7 +61,8 @@ pub fn upgrade(path: &Path, signal: Signal, options: &Options) -> Result<(), Fai
                 ),
             ));
         }
-        progress.waiting(&format!("process {} was sent {signal}; the pid file names no successor yet", old.pid));
+        progress
+            .waiting(&format!("process {} was sent {signal}; the pid file names no successor yet", old.pid));
         let pause = LOOK.min(end.saturating_duration_since(now));
         if gone.is_some() {
             std::thread::sleep(pause);
@@ -74,7 +75,10 @@ pub fn upgrade(path: &Path, signal: Signal, options: &Options) -> Result<(), Fai
 fn succeeded(pid: i32, took: Duration, as_json: bool) {
     if as_json {
         let seconds = took.as_millis() as f64 / 1_000.0;
-        anstream::println!("{}", json!({ "result": "upgraded", "exit_status": 0, "pid": pid, "seconds": seconds }));
+        anstream::println!(
+            "{}",
+            json!({ "result": "upgraded", "exit_status": 0, "pid": pid, "seconds": seconds })
+        );
     } else {
         anstream::println!("upgraded in {}: pid {pid} serves", time(took));
     }

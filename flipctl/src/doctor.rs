@@ -24,10 +24,11 @@ use serde::Serialize;
 use serde_json::json;
 
 /// Every finding there is, by its code.
-pub const CODES: [(&str, &str); 17] = [
+pub const CODES: [(&str, &str); 18] = [
     ("process-1", "The server is process 1 of its container: its end is the container's end."),
     ("executable-gone", "The file that the next upgrade runs is not there, or cannot be executed."),
     ("directory-gone", "The directory in which the next upgrade starts is not there."),
+    ("pid-file", "The server could not write its pid file."),
     ("socket-not-registered", "A listening socket that is not passed on: the new process gets EADDRINUSE."),
     ("descriptors-near-limit", "Few descriptors are left below the limit."),
     ("memory-short", "The memory limit has no room for a second process of this size beside the first."),
@@ -42,7 +43,6 @@ pub const CODES: [(&str, &str); 17] = [
     ("unit-pid-file", "systemd goes by a pid file, and may take the old process for the new: PIDFile=."),
     ("unit-reload-signal", "A reload of the unit sends a signal that does not upgrade the server."),
     ("unit-main-process", "The main process of the unit is another one, and the unit ends with it."),
-
 ];
 
 /// Something that would go wrong.
@@ -88,7 +88,13 @@ pub struct Subject {
 
 impl Examination {
     /// One more finding.
-    pub fn found(&mut self, code: &'static str, what: impl Into<String>, then: impl Into<String>, remedy: impl Into<String>) {
+    pub fn found(
+        &mut self,
+        code: &'static str,
+        what: impl Into<String>,
+        then: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         debug_assert!(CODES.iter().any(|(known, _)| *known == code), "{code}");
         self.findings.push(Finding { code, what: what.into(), then: then.into(), remedy: remedy.into() });
     }
@@ -109,7 +115,9 @@ impl Subject {
             Server::PidFile(path) => (Running::find(path)?.pid, None),
         };
         let process = Process::new(pid).map_err(|error| {
-            let text = format!("cannot look at process {pid}: {error}; it is gone, or in a pid namespace of its own");
+            let text = format!(
+                "cannot look at process {pid}: {error}; it is gone, or in a pid namespace of its own"
+            );
             Failed::new(Exit::Unreachable, text)
         })?;
         Ok(Subject { process, report, told: told.clone() })
@@ -141,9 +149,12 @@ pub fn run(server: &Server, told: &Doctor, options: &Options) -> Result<Exit, Fa
         return Err(Failed::new(Exit::Unreachable, text));
     }
     if options.json {
-        anstream::println!("{}", json!({
-            "pid": subject.pid(), "findings": examination.findings, "not_examined": examination.unseen,
-        }));
+        anstream::println!(
+            "{}",
+            json!({
+                "pid": subject.pid(), "findings": examination.findings, "not_examined": examination.unseen,
+            })
+        );
     } else {
         anstream::print!("{}", render(subject.pid(), &examination));
     }
@@ -174,7 +185,8 @@ fn render(pid: i32, examination: &Examination) -> String {
     const DIM: Style = Style::new().dimmed();
     let mut text = String::new();
     for finding in &examination.findings {
-        let (what, then, remedy) = (harmless(&finding.what), harmless(&finding.then), harmless(&finding.remedy));
+        let (what, then, remedy) =
+            (harmless(&finding.what), harmless(&finding.then), harmless(&finding.remedy));
         let _ = writeln!(text, "{BAD}{}{BAD:#}: {what}", finding.code);
         let _ = writeln!(text, "  then: {then}");
         let _ = writeln!(text, "  do:   {remedy}\n");

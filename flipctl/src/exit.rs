@@ -35,9 +35,15 @@ pub const TABLE: [(Exit, &str); 21] = [
     (Exit::Done, "Done. For upgrade: the new process was seen serving. For doctor: nothing was found."),
     (Exit::Error, "Anything that no other status stands for."),
     (Exit::Usage, "The command line makes no sense."),
-    (Exit::Unreachable, "No server: nobody listens on the socket, or no process has the pid of the pid file."),
+    (
+        Exit::Unreachable,
+        "No server: nobody listens on the socket, or no process has the pid of the pid file.",
+    ),
     (Exit::Denied, "Permission denied, by the control socket or for sending a signal."),
-    (Exit::TimedOut, "The time-out of --timeout passed, or the server stopped answering; what was asked goes on."),
+    (
+        Exit::TimedOut,
+        "The time-out of --timeout passed, or the server stopped answering; what was asked goes on.",
+    ),
     (Exit::Unknown, "Result unknown: it was asked for, and nobody could say what came of it."),
     (Exit::Findings, "doctor found something."),
     (Exit::Failed(Failure::Spawn), "The new program could not be started."),
@@ -51,7 +57,10 @@ pub const TABLE: [(Exit, &str); 21] = [
     (Exit::Failed(Failure::InProgress), "Another upgrade is under way."),
     (Exit::Failed(Failure::Draining), "Too many older generations still drain."),
     (Exit::Failed(Failure::Stopping), "The server is stopping, or detached."),
-    (Exit::Failed(Failure::Unconfirmed), "The new process was told to serve and has not confirmed it; both run."),
+    (
+        Exit::Failed(Failure::Unconfirmed),
+        "The new process was told to serve and has not confirmed it; both run.",
+    ),
     (Exit::Failed(Failure::Unsupported), "Upgrades cannot work where this server runs, as in process 1."),
 ];
 

@@ -43,7 +43,9 @@ fn run(command: Command, options: &Options) -> Result<Exit, Failed> {
     match command {
         Command::Upgrade(by) => match server()? {
             Server::Socket(address) => upgrade::run(&address, options)?,
-            Server::PidFile(path) => by_signal::upgrade(&path, by.signal.unwrap_or(Signal::SIGUSR1), options)?,
+            Server::PidFile(path) => {
+                by_signal::upgrade(&path, by.signal.unwrap_or(Signal::SIGUSR1), options)?
+            }
         },
         Command::Stop(by) => match server()? {
             Server::Socket(address) => stop::stop(&address, options)?,
@@ -63,7 +65,8 @@ fn run(command: Command, options: &Options) -> Result<Exit, Failed> {
                 }
             }
             Server::PidFile(_) => {
-                let text = "a status comes over the control socket: give --socket (doctor works with --pid-file)";
+                let text =
+                    "a status comes over the control socket: give --socket (doctor works with --pid-file)";
                 return Err(Failed::new(Exit::Usage, text));
             }
         },
@@ -71,7 +74,9 @@ fn run(command: Command, options: &Options) -> Result<Exit, Failed> {
         Command::Completions { shell } => manual::completions(shell, &mut std::io::stdout()),
         Command::Manual => {
             let failed = |error| Failed::new(Exit::Error, format!("cannot write the manual page: {error}"));
-            manual::manual(&mut std::io::stdout()).and_then(|()| std::io::stdout().flush()).map_err(failed)?;
+            manual::manual(&mut std::io::stdout())
+                .and_then(|()| std::io::stdout().flush())
+                .map_err(failed)?;
         }
     }
     Ok(Exit::Done)

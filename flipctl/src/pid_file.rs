@@ -112,9 +112,15 @@ impl Running {
             && !takes(&status, signal)
             && (bit(status.sigign, signal) || !may_end)
         {
-            let does =
-                if bit(status.sigign, signal) { "it ignores it".into() } else { format!("{signal} would end it") };
-            return Err(Failed::new(Exit::Error, format!("process {pid} has no handler for {signal}: {does}")));
+            let does = if bit(status.sigign, signal) {
+                "it ignores it".into()
+            } else {
+                format!("{signal} would end it")
+            };
+            return Err(Failed::new(
+                Exit::Error,
+                format!("process {pid} has no handler for {signal}: {does}"),
+            ));
         }
         pidfd_send_signal(self.pidfd.as_fd(), signal as i32).map_err(|errno| {
             let exit = match errno {
@@ -154,7 +160,10 @@ mod tests {
         let me = Process::myself().unwrap();
         let started = since_epoch(me.stat().unwrap().starttime);
         let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME).unwrap());
-        assert!(started <= now + CLOCKS_DIFFER && now < started + Duration::from_secs(3_600), "{started:?} {now:?}");
+        assert!(
+            started <= now + CLOCKS_DIFFER && now < started + Duration::from_secs(3_600),
+            "{started:?} {now:?}"
+        );
     }
 
     #[test]

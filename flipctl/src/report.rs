@@ -33,6 +33,8 @@ pub struct Report {
     pub descriptors: Vec<Descriptor>,
     /// As configured.
     pub pid_file: Option<String>,
+    /// Why that is not what it should be.
+    pub pid_file_error: Option<String>,
     /// As configured.
     pub control_socket: Option<String>,
     /// The generation before, where there was one.

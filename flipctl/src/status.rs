@@ -58,7 +58,8 @@ fn head(text: &mut String, report: &Report) {
     if let Some(executable) = &report.executable {
         let arguments: Vec<&str> = report.arguments.iter().skip(1).map(String::as_str).collect();
         let command = harmless(&[&[executable.as_str()][..], &arguments].concat().join(" "));
-        let place = report.directory.as_ref().map_or(String::new(), |path| format!("  in {}", harmless(path)));
+        let place =
+            report.directory.as_ref().map_or(String::new(), |path| format!("  in {}", harmless(path)));
         let _ = writeln!(text, "next upgrade runs: {command}{place}");
     }
     if !report.signals.upgrade.is_empty() {
@@ -69,15 +70,16 @@ fn head(text: &mut String, report: &Report) {
 /// The newest first.
 fn generations(report: &Report) -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut row = |generation: Option<u64>, pid: i32, role: String, age: Option<u64>, connections: Option<u64>| {
-        rows.push([
-            generation.map_or("–".into(), |number| number.to_string()),
-            pid.to_string(),
-            role,
-            age.map_or("–".into(), milliseconds),
-            connections.map_or("–".into(), |number| number.to_string()),
-        ]);
-    };
+    let mut row =
+        |generation: Option<u64>, pid: i32, role: String, age: Option<u64>, connections: Option<u64>| {
+            rows.push([
+                generation.map_or("–".into(), |number| number.to_string()),
+                pid.to_string(),
+                role,
+                age.map_or("–".into(), milliseconds),
+                connections.map_or("–".into(), |number| number.to_string()),
+            ]);
+        };
     if let Some(pid) = report.upgrade.as_ref().and_then(|one| one.successor_pid) {
         row(Some(report.generation + 1), pid, "successor".into(), None, None);
     }

@@ -116,7 +116,8 @@ fn wait(
 /// `waiting until the new process is ready (pid 4711), for 3.2 s, deadline in 57 s`.
 pub fn describe(upgrade: &Upgrade) -> String {
     let who = upgrade.successor_pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-    let deadline = upgrade.deadline_ms.map_or(String::new(), |ms| format!(", deadline in {}", milliseconds(ms)));
+    let deadline =
+        upgrade.deadline_ms.map_or(String::new(), |ms| format!(", deadline in {}", milliseconds(ms)));
     format!("{}{who}, for {}{deadline}", phase(&upgrade.phase), milliseconds(upgrade.phase_ms))
 }
 

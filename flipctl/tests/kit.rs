@@ -38,7 +38,11 @@ impl Ran {
 impl From<Output> for Ran {
     fn from(output: Output) -> Ran {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ran { status: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+        Ran {
+            status: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 

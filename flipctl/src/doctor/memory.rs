@@ -94,7 +94,8 @@ fn folder(mount: &MountInfo, v2: bool, path: &str) -> Option<(PathBuf, PathBuf)>
         _ => false,
     };
     // Outside of what is mounted, as that of a container's neighbour, a path begins with `/..`.
-    let below = Path::new(path).strip_prefix(&mount.root).ok().filter(|_| fits && !path.starts_with("/.."))?;
+    let below =
+        Path::new(path).strip_prefix(&mount.root).ok().filter(|_| fits && !path.starts_with("/.."))?;
     let top = mount.mount_point.clone();
     let leaf = if below.as_os_str().is_empty() { top.clone() } else { top.join(below) };
     leaf.is_dir().then_some((top, leaf))
@@ -106,8 +107,8 @@ fn room(folder: &Path, files: &Files) -> Option<(u64, u64)> {
     let limit = number(files.limit).filter(|limit| *limit < UNLIMITED)?;
     let usage = number(files.usage)?;
     let statistics = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-    let reclaimable = statistics.lines().find_map(|line| {
-        line.strip_prefix(files.reclaimable)?.strip_prefix(' ')?.trim().parse::<u64>().ok()
-    });
+    let reclaimable = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix(files.reclaimable)?.strip_prefix(' ')?.trim().parse::<u64>().ok());
     Some((limit, limit.saturating_sub(usage.saturating_sub(reclaimable.unwrap_or(0)))))
 }

@@ -1,4 +1,4 @@
-//! What the next upgrade runs and where, and process 1.
+//! What the next upgrade runs and where, process 1, and the pid file.
 
 use super::{Examination, Subject};
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ const DELETED: &[u8] = b" (deleted)";
 
 pub fn examine(subject: &Subject, examination: &mut Examination) {
     process_1(subject, examination);
+    pid_file(subject, examination);
     let root = match File::open(format!("/proc/{}/root", subject.pid())) {
         Ok(root) => root,
         Err(error) => return examination.unseen("program and directory", error),
@@ -40,6 +41,19 @@ fn process_1(subject: &Subject, examination: &mut Examination) {
     }
 }
 
+fn pid_file(subject: &Subject, examination: &mut Examination) {
+    let Some(report) = &subject.report else { return };
+    if let Some(problem) = &report.pid_file_error {
+        let path = report.pid_file.as_deref().unwrap_or_default();
+        examination.found(
+            "pid-file",
+            format!("the pid file {path}: {problem}"),
+            "whoever goes by the pid file signals an older process, or none",
+            "let the server's user write there; the next upgrade writes it anew",
+        );
+    }
+}
+
 /// True: it is gone.
 fn directory(subject: &Subject, root: &File, examination: &mut Examination) -> bool {
     let path = match subject.report.as_ref().and_then(|report| report.directory.clone()) {
@@ -53,7 +67,8 @@ fn directory(subject: &Subject, root: &File, examination: &mut Examination) -> b
             }
         },
     };
-    let seen = look(root, &path).and_then(|stat| if is_directory(&stat) { Ok(stat) } else { Err(Errno::ENOTDIR) });
+    let seen =
+        look(root, &path).and_then(|stat| if is_directory(&stat) { Ok(stat) } else { Err(Errno::ENOTDIR) });
     match seen {
         Ok(_) => false,
         Err(Errno::EACCES) => {
@@ -89,7 +104,9 @@ fn executable(subject: &Subject, root: &File, directory_gone: bool, examination:
         }
     }
     // A relative path has nowhere to start from: that has been said already.
-    if directory_gone && candidates.iter().all(|path| directory.as_ref().is_some_and(|one| path.starts_with(one))) {
+    if directory_gone
+        && candidates.iter().all(|path| directory.as_ref().is_some_and(|one| path.starts_with(one)))
+    {
         return;
     }
     let name = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();

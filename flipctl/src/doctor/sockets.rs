@@ -46,7 +46,9 @@ pub fn examine(subject: &Subject, examination: &mut Examination) {
 /// The path of the address, or `@name`, as /proc/net/unix writes it.
 fn unix_name(address: &[u8]) -> Option<String> {
     match Address::parse(address).ok()?.endpoint {
-        Endpoint::Unix { name: UnixName::Path(path), .. } => Some(String::from_utf8_lossy(&path).into_owned()),
+        Endpoint::Unix { name: UnixName::Path(path), .. } => {
+            Some(String::from_utf8_lossy(&path).into_owned())
+        }
         Endpoint::Unix { name: UnixName::Abstract(name), .. } => {
             Some(format!("@{}", String::from_utf8_lossy(&name).replace('\0', "@")))
         }
@@ -123,7 +125,10 @@ mod tests {
         assert_eq!(listening_unix(&line.replace("/run/with blank", "@app")), open("unix:@app"));
         assert_eq!(listening_unix(&line.replace("00010000", "00000000")), None);
         assert_eq!(listening_unix("Num       RefCount Protocol Flags    Type St Inode Path"), None);
-        assert_eq!(listening_unix("0000: 00000002 00000000 00010000 0001 01   99 /a").map(|one| one.inode), Some(99));
+        assert_eq!(
+            listening_unix("0000: 00000002 00000000 00010000 0001 01   99 /a").map(|one| one.inode),
+            Some(99)
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 /// What is asked for; an older systemd leaves out what it does not know.
-const PROPERTIES: &str = "LoadState,Type,NotifyAccess,KillMode,PIDFile,ReloadSignal,MainPID,ExecReload,ExitType";
+const PROPERTIES: &str =
+    "LoadState,Type,NotifyAccess,KillMode,PIDFile,ReloadSignal,MainPID,ExecReload,ExitType";
 
 /// More than that is no answer.
 const LONGEST: usize = 1 << 20;
@@ -67,7 +68,10 @@ impl Properties {
 
     /// Every value of that name: a list comes as several lines.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(one, value)| one == name && !value.is_empty()).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(one, value)| one == name && !value.is_empty())
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -78,7 +82,8 @@ fn output(child: &mut Child) -> Result<String, String> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 8 * 1024];
     loop {
-        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()))
+            .unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], left) {
             Ok(0) => return Err(format!("no answer within {} s", ANSWER.as_secs())),
             Err(nix::errno::Errno::EINTR) => continue,

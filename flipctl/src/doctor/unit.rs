@@ -116,10 +116,17 @@ fn kill_mode(unit: &str, properties: &Properties, examination: &mut Examination)
             "a stop of the unit reaches the main process only: older generations that drain, and a new one that is just \
              starting, are left behind with the sockets",
         ),
-        Some("none") => ("none", "a stop of the unit ends nothing: its processes are left behind with the sockets"),
+        Some("none") => {
+            ("none", "a stop of the unit ends nothing: its processes are left behind with the sockets")
+        }
         _ => return,
     };
-    examination.found("unit-kill-mode", format!("{unit} has KillMode={mode}"), then, "KillMode=control-group, the default");
+    examination.found(
+        "unit-kill-mode",
+        format!("{unit} has KillMode={mode}"),
+        then,
+        "KillMode=control-group, the default",
+    );
 }
 
 /// The signals that a reload of the unit sends to the main process, and the setting that says so.
@@ -130,7 +137,8 @@ fn reload_signals(kind: &str, properties: &Properties) -> Vec<(Signal, String)> 
         signals.extend(signal(text).ok().map(|signal| (signal, format!("ReloadSignal={}", signal.as_str()))));
     }
     for command in properties.all("ExecReload") {
-        let arguments = command.split("argv[]=").nth(1).and_then(|rest| rest.split(" ;").next()).unwrap_or_default();
+        let arguments =
+            command.split("argv[]=").nth(1).and_then(|rest| rest.split(" ;").next()).unwrap_or_default();
         if let Some(signal) = killed_with(arguments) {
             signals.push((signal, format!("ExecReload={arguments}")));
         }
@@ -146,7 +154,11 @@ fn killed_with(arguments: &str) -> Option<Signal> {
     let first = words.next()?;
     let name = match first {
         "-s" | "--signal" | "-n" => words.next()?,
-        _ => first.strip_prefix("--signal=").or(first.strip_prefix("-s")).or(first.strip_prefix('-')).unwrap_or("TERM"),
+        _ => first
+            .strip_prefix("--signal=")
+            .or(first.strip_prefix("-s"))
+            .or(first.strip_prefix('-'))
+            .unwrap_or("TERM"),
     };
     signal(name).ok()
 }
@@ -159,7 +171,9 @@ fn reload_signal(subject: &Subject, unit: &str, signal: Signal, from: &str, exam
         // A host whose runtime owns signals has none of the library's, and handles this one itself.
         None if upgrades.contains(&signal) || (said && upgrades.is_empty()) => return,
         None if !said && subject.told.signal.is_none() => return,
-        None => format!("systemctl reload {unit} starts no upgrade, and with Type=notify-reload waits in vain"),
+        None => {
+            format!("systemctl reload {unit} starts no upgrade, and with Type=notify-reload waits in vain")
+        }
     };
     let names: Vec<&str> = upgrades.iter().map(|signal| signal.as_str()).collect();
     let better = if names.is_empty() { "the signal that it handles".into() } else { names.join(" or ") };
@@ -185,9 +199,8 @@ fn unit_of(process: &Process) -> procfs::ProcResult<Option<Unit>> {
 fn unit_in(path: &str) -> Option<Unit> {
     let services: Vec<&str> = path.split('/').filter(|part| part.ends_with(".service")).collect();
     let (name, above) = services.split_last()?;
-    let user = above.iter().rev().find_map(|one| {
-        one.strip_prefix("user@")?.strip_suffix(".service")?.parse().ok()
-    });
+    let user =
+        above.iter().rev().find_map(|one| one.strip_prefix("user@")?.strip_suffix(".service")?.parse().ok());
     Some(Unit { name: (*name).into(), manager: user.map_or(Manager::System, Manager::User) })
 }
 
@@ -226,7 +239,8 @@ mod tests {
         ] {
             assert_eq!(killed_with(command), expected, "{command}");
         }
-        let properties = Properties::parse("ExecReload={ path=/bin/kill ; argv[]=/bin/kill -HUP $MAINPID ; pid=0 }");
+        let properties =
+            Properties::parse("ExecReload={ path=/bin/kill ; argv[]=/bin/kill -HUP $MAINPID ; pid=0 }");
         assert_eq!(
             reload_signals("notify", &properties),
             [(Signal::SIGHUP, "ExecReload=/bin/kill -HUP $MAINPID".into())]

@@ -31,7 +31,9 @@ impl Cgroup {
     /// `Err`: why there can be none here.
     fn new() -> Result<Cgroup, String> {
         let name = format!("flipctl-test-{}", std::process::id());
-        for (root, limit) in [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")] {
+        for (root, limit) in
+            [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")]
+        {
             let folder = PathBuf::from(root).join(&name);
             if fs::create_dir(&folder).is_ok() {
                 let cgroup = Cgroup { folder, limit };

@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use testkit::host::{SOON, c_program};
 use testkit::process::{Family, Process, Program, TempDir, temp_dir};
-use testkit::wait_until;
 
 /// A server to look at, found by its control socket.
 pub struct Patient {
@@ -96,11 +95,4 @@ pub fn by_pid_file(family: &Family, folder: &Path, pid: i32, arguments: &[&str])
 pub fn installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or(OsString::from("/usr/bin:/bin"));
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-}
-
-/// Until that process is what it will be.
-pub fn wait_for_name(process: &Process, name: &str) {
-    wait_until(&format!("{name} runs"), SOON, || {
-        process.proc().command().first().is_some_and(|first| first.ends_with(name))
-    });
 }

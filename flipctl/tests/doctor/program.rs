@@ -1,5 +1,6 @@
 //! Program, directory, and process 1.
 
+use crate::kit::Stage;
 use crate::patient::{Patient, by_pid_file, codes, sick};
 use std::path::Path;
 use std::time::Duration;
@@ -62,9 +63,22 @@ fn a_start_directory_that_is_gone_is_found_until_it_is_back() {
 }
 
 #[test]
+fn a_pid_file_that_could_not_be_written_is_found() {
+    let _limit = limit(LIMIT);
+    let folder = temp_dir();
+    let path = folder.path().join("missing/a.pid").display().to_string();
+    let stage = Stage::new(&[("HOST_PID_FILE", &path)]);
+    let value = stage.run(&["doctor", "--json"]).expect(7).json();
+    assert_eq!(codes(&value), ["pid-file"]);
+    assert!(value["findings"][0]["what"].as_str().unwrap().contains("ENOENT"), "{value}");
+}
+
+#[test]
 fn process_1_of_a_pid_namespace_is_found() {
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: program::process_1_of_a_pid_namespace_is_found: only root may make a pid namespace");
+        println!(
+            "SKIPPED: program::process_1_of_a_pid_namespace_is_found: only root may make a pid namespace"
+        );
         return;
     }
     let _limit = limit(LIMIT);

@@ -26,7 +26,8 @@ fn without_a_control_socket_it_is_sigusr1_or_what_the_operator_says() {
     let _limit = limit(LIMIT);
     let patient = Patient::new("unhandled");
     let pid = patient.process.pid();
-    let look = |arguments: &[&str]| codes(&by_pid_file(&patient.family, &patient.path(""), pid, arguments).json());
+    let look =
+        |arguments: &[&str]| codes(&by_pid_file(&patient.family, &patient.path(""), pid, arguments).json());
     assert_eq!(look(&[]), ["signal-without-handler"]);
     assert_eq!(look(&["--signal", "TERM"]), [] as [&str; 0]);
     assert_eq!(look(&["--signal", "HUP"]), ["signal-without-handler"]);

@@ -12,9 +12,10 @@ fn each_kind_of_listening_socket_that_is_not_registered_is_found() {
     let _limit = limit(LIMIT);
     let (port, folder) = (free_port(), temp_dir());
     let path = folder.path().join("own socket").display().to_string();
-    for (illness, named) in
-        [(format!("tcp:{port}"), format!("tcp://127.0.0.1:{port} ")), (format!("unix:{path}"), format!("unix:{path} "))]
-    {
+    for (illness, named) in [
+        (format!("tcp:{port}"), format!("tcp://127.0.0.1:{port} ")),
+        (format!("unix:{path}"), format!("unix:{path} ")),
+    ] {
         let patient = Patient::new(&illness);
         let value = patient.json(&[]);
         assert_eq!(codes(&value), ["socket-not-registered"], "{illness}");

@@ -104,8 +104,11 @@ fn a_shell_that_is_process_1_of_a_container_is_found() {
     let folder = testkit::process::temp_dir();
     let family = testkit::process::Family::new();
     let script = r#""$0"; echo ended"#;
-    let unshare =
-        family.program("unshare").args(["--pid", "--fork", "--kill-child", "sh", "-c", script]).arg(sick()).start();
+    let unshare = family
+        .program("unshare")
+        .args(["--pid", "--fork", "--kill-child", "sh", "-c", script])
+        .arg(sick())
+        .start();
     unshare.wait_for_output("ready", testkit::host::SOON);
     let server = unshare.proc().children()[0].children()[0].0;
     let value = crate::patient::by_pid_file(&family, folder.path(), server, &[]).expect(7).json();
@@ -115,6 +118,8 @@ fn a_shell_that_is_process_1_of_a_container_is_found() {
 #[test]
 fn a_shell_that_somebody_works_in_is_none() {
     let _limit = limit(LIMIT);
-    let patient = Patient::started("", |family, _| family.program("sh").args(["-c", r#""$0"; echo ended"#]).arg(sick()));
+    let patient = Patient::started("", |family, _| {
+        family.program("sh").args(["-c", r#""$0"; echo ended"#]).arg(sick())
+    });
     assert_eq!(patient.findings(&[]), [] as [&str; 0]);
 }

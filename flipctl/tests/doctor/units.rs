@@ -37,8 +37,11 @@ impl Unit {
 
     fn of(patient: Patient) -> Unit {
         let systemctl = patient.path("systemctl");
-        fs::write(&systemctl, format!("#!/bin/sh\necho \"$*\" >> '{0}.asked'\ncat '{0}.says'\n", systemctl.display()))
-            .unwrap();
+        fs::write(
+            &systemctl,
+            format!("#!/bin/sh\necho \"$*\" >> '{0}.asked'\ncat '{0}.says'\n", systemctl.display()),
+        )
+        .unwrap();
         fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
         Unit { patient, systemctl }
     }
@@ -103,7 +106,10 @@ fn a_unit_that_cannot_be_asked_about_is_said_and_is_no_finding() {
     let value = unit.with(&[("LoadState", "not-found")]);
     assert_eq!(value["not_examined"][0]["why"], "app.service is not-found");
     let value = unit.patient.json(&["--unit", "app.service", "--systemctl", "/no/such/systemctl"]);
-    assert!(value["not_examined"][0]["why"].as_str().unwrap().contains("cannot run /no/such/systemctl"), "{value}");
+    assert!(
+        value["not_examined"][0]["why"].as_str().unwrap().contains("cannot run /no/such/systemctl"),
+        "{value}"
+    );
     let value = unit.patient.json(&["--unit", "app.service", "--systemctl", "/bin/true"]);
     assert!(value["not_examined"][0]["why"].as_str().unwrap().contains("says nothing"), "{value}");
 }
@@ -117,13 +123,19 @@ fn the_unit_is_found_by_the_cgroup_of_the_process() {
         parent.join("cgroup.procs").exists() && fs::create_dir(folder).is_ok()
     });
     let Some(cgroup) = made else {
-        println!("SKIPPED: units::the_unit_is_found_by_the_cgroup_of_the_process: no cgroup can be made here");
+        println!(
+            "SKIPPED: units::the_unit_is_found_by_the_cgroup_of_the_process: no cgroup can be made here"
+        );
         return;
     };
     let _limit = limit(LIMIT);
     let unit = Unit::of(Patient::started("", |family, _| {
         let script = format!(r#"echo $$ > {}/cgroup.procs && exec "$0""#, cgroup.display());
-        family.program("sh").args(["-c", &script]).arg(crate::patient::sick()).env("NOTIFY_SOCKET", "@flipctl-nobody")
+        family
+            .program("sh")
+            .args(["-c", &script])
+            .arg(crate::patient::sick())
+            .env("NOTIFY_SOCKET", "@flipctl-nobody")
     }));
     unit.with(&[("KillMode", "mixed")]);
     let asked = unit.systemctl.with_extension("asked");

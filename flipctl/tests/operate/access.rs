@@ -43,7 +43,8 @@ fn what_answers_and_is_no_control_socket_is_an_error() {
         let _ = std::io::Read::read(&mut stream, &mut [0; 64]).unwrap();
         std::io::Write::write_all(&mut stream, b"220 mail.example.org ESMTP\n").unwrap();
     });
-    let ran = Ran::from(flipctl(&family).arg("status").arg("--socket").arg(&path).output().unwrap()).expect(1);
+    let ran =
+        Ran::from(flipctl(&family).arg("status").arg("--socket").arg(&path).output().unwrap()).expect(1);
     assert!(ran.err.contains("no answer of a control socket"), "{ran:?}");
     other.join().unwrap();
 }

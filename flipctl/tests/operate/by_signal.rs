@@ -59,7 +59,9 @@ fn a_process_that_has_the_number_of_a_dead_server_is_left_alone() {
 #[test]
 fn a_pid_file_of_a_stranger_is_not_believed() {
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: by_signal::a_pid_file_of_a_stranger_is_not_believed: only root can give files away");
+        println!(
+            "SKIPPED: by_signal::a_pid_file_of_a_stranger_is_not_believed: only root can give files away"
+        );
         return;
     }
     let _limit = limit(LIMIT);
@@ -79,7 +81,9 @@ fn a_process_that_the_signal_would_end_is_not_signalled() {
     let sleeper = family.program("sleep").arg("1000").start();
     let pid_file = folder.path().join("pid");
     // Once it is sleep and not the test any more, which has handlers of its own.
-    wait_until("a program that sleeps", SOON, || sleeper.proc().command().first().is_some_and(|name| name == "sleep"));
+    wait_until("a program that sleeps", SOON, || {
+        sleeper.proc().command().first().is_some_and(|name| name == "sleep")
+    });
     std::fs::write(&pid_file, sleeper.pid().to_string()).unwrap();
     let ran = upgrade(&family, &pid_file).expect(1);
     assert!(ran.err.contains("has no handler for SIGUSR1: SIGUSR1 would end it"), "{ran:?}");

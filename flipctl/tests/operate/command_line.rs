@@ -47,9 +47,16 @@ fn the_environment_says_which_server_unless_the_command_line_does() {
 fn the_manual_page_lists_commands_options_findings_and_exit_statuses() {
     let page = run(&["manual"]).expect(0).out;
     // Where roff has nothing to do, minus signs and dots are escaped.
-    let plain = page.replace("\\-", "-").replace("\\&", "").replace("\\fB", "").replace("\\fR", "").replace("\\*(Aq", "'");
+    let plain = page
+        .replace("\\-", "-")
+        .replace("\\&", "")
+        .replace("\\fB", "")
+        .replace("\\fR", "")
+        .replace("\\*(Aq", "'");
     let documentation = include_str!("../../../docs/flipctl.md");
-    let rows = documentation.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
+    let rows = documentation
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
     let mut compared = 0;
     for (what, meaning) in rows.filter(|(what, _)| what.starts_with('`') || what.parse::<u8>().is_ok()) {
         let item = format!(".TP\n{}\n{meaning}\n", what.trim_matches('`'));
@@ -57,9 +64,16 @@ fn the_manual_page_lists_commands_options_findings_and_exit_statuses() {
         compared += 1;
     }
     assert!(compared > 35, "{compared}");
-    for text in
-        ["SS upgrade", "SS stop", "SS detach", "SS status", "SS doctor", "SS completions", "--timeout", "FLIPCTL_SOCKET"]
-    {
+    for text in [
+        "SS upgrade",
+        "SS stop",
+        "SS detach",
+        "SS status",
+        "SS doctor",
+        "SS completions",
+        "--timeout",
+        "FLIPCTL_SOCKET",
+    ] {
         assert!(plain.contains(text), "{text:?} in\n{plain}");
     }
 }

@@ -90,5 +90,8 @@ fn without_a_terminal_there_is_one_plain_line() {
     stage.successors("sleep:1500");
     let ran = stage.run(&["upgrade"]).expect(0);
     assert!(ran.err.is_empty() && ran.out.lines().count() == 1, "{ran:?}");
-    assert!(!ran.out.contains(char::is_control) || ran.out.trim_end().chars().all(|c| !c.is_control()), "{ran:?}");
+    assert!(
+        !ran.out.contains(char::is_control) || ran.out.trim_end().chars().all(|c| !c.is_control()),
+        "{ran:?}"
+    );
 }

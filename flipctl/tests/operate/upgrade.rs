@@ -37,7 +37,10 @@ fn fails(stage: &Stage, status: i32, kind: i64, sentence: &str, phase: &str) {
     assert_eq!(stage.host.who().pid, pid);
 
     let value = stage.run(&["upgrade", "--json"]).expect(status).json();
-    assert_eq!((value["result"].as_str(), value["exit_status"].as_i64()), (Some("failed"), Some(status.into())));
+    assert_eq!(
+        (value["result"].as_str(), value["exit_status"].as_i64()),
+        (Some("failed"), Some(status.into()))
+    );
     assert_eq!((value["failure"].as_i64(), value["phase"].as_str()), (Some(kind), Some(phase)));
     assert!(value["text"].as_str().is_some_and(|text| text.contains(sentence)), "{value}");
 
@@ -91,13 +94,20 @@ fn of_two_at_once_one_works_and_the_other_is_told() {
     let go = stage.path("go");
     stage.successors(&format!("wait:{}", go.display()));
     let first = stage.run_meanwhile(&["upgrade"]);
-    let successor = wait_for("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].as_i64());
+    let successor =
+        wait_for("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].as_i64());
 
     // While both live the old one answers.
     let status = stage.status();
-    assert_eq!((status["pid"].as_i64(), status["generation"].as_i64()), (Some(stage.first().into()), Some(0)));
+    assert_eq!(
+        (status["pid"].as_i64(), status["generation"].as_i64()),
+        (Some(stage.first().into()), Some(0))
+    );
     let second = stage.run(&["upgrade"]).expect(19);
-    assert!(second.err.contains(&format!("waiting until the new process is ready (pid {successor})")), "{second:?}");
+    assert!(
+        second.err.contains(&format!("waiting until the new process is ready (pid {successor})")),
+        "{second:?}"
+    );
     assert!(second.err.contains("; generation 0, pid "), "{second:?}");
 
     std::fs::write(&go, "").unwrap();
@@ -125,7 +135,8 @@ fn a_successor_that_takes_over_from_a_dead_process_is_seen() {
     let go = stage.path("go");
     stage.successors(&format!("wait:{}", go.display()));
     let upgrade = stage.run_meanwhile(&["upgrade"]);
-    let successor = wait_for("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].as_i64());
+    let successor =
+        wait_for("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].as_i64());
     stage.host.process.signal(Signal::SIGKILL);
     stage.host.process.wait(SOON);
     std::fs::write(&go, "").unwrap();
@@ -139,7 +150,8 @@ fn when_both_die_the_result_is_unknown() {
     let mut stage = Stage::new(&[]);
     stage.successors("hang");
     let upgrade = stage.run_meanwhile(&["upgrade", "--timeout", "20"]);
-    let successor = wait_for("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].as_i64());
+    let successor =
+        wait_for("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].as_i64());
     signal(successor as i32, Signal::SIGSTOP);
     stage.host.process.signal(Signal::SIGKILL);
     stage.host.process.wait(SOON);
