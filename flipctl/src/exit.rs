@@ -79,6 +79,17 @@ impl Exit {
             Exit::Failed(failure) => FAILURES_FROM + failure as u8,
         }
     }
+
+    /// How a command that ended so went, for `--json`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Exit::Done | Exit::Findings => "done",
+            Exit::Failed(_) => "failed",
+            Exit::TimedOut => "timed out",
+            Exit::Unknown => "unknown",
+            Exit::Error | Exit::Usage | Exit::Unreachable | Exit::Denied => "error",
+        }
+    }
 }
 
 /// Why a command did not do what it was asked to, as one sentence, and the status that says so.
@@ -88,12 +99,24 @@ pub struct Failed {
     pub exit: Exit,
     /// For the operator.
     pub text: String,
+    /// What `--json` prints has been printed.
+    pub told: bool,
 }
 
 impl Failed {
     /// That status with that sentence.
     pub fn new(exit: Exit, text: impl Into<String>) -> Failed {
-        Failed { exit, text: text.into() }
+        Failed { exit, text: text.into(), told: false }
+    }
+
+    /// The same once `--json` has been served.
+    pub fn told(self) -> Failed {
+        Failed { told: true, ..self }
+    }
+
+    /// What `--json` prints where nothing more is known.
+    pub fn as_json(&self) -> serde_json::Value {
+        serde_json::json!({ "result": self.exit.word(), "exit_status": self.exit.code(), "text": self.text })
     }
 }
 

@@ -30,9 +30,12 @@ fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     let exit = match run(command, &options) {
         Ok(exit) => exit,
-        Err(Failed { exit, text }) => {
-            anstream::eprintln!("flipctl: {text}");
-            exit
+        Err(failed) => {
+            if options.json && !failed.told {
+                anstream::println!("{}", failed.as_json());
+            }
+            anstream::eprintln!("flipctl: {}", failed.text);
+            failed.exit
         }
     };
     ExitCode::from(exit.code())
@@ -53,7 +56,7 @@ fn run(command: Command, options: &Options) -> Result<Exit, Failed> {
         },
         Command::Detach(by) => match server()? {
             Server::Socket(address) => stop::detach(&address, options)?,
-            Server::PidFile(path) => by_signal::detach(&path, by.signal, options)?,
+            Server::PidFile(path) => by_signal::detach(&path, by.signal)?,
         },
         Command::Status => match server()? {
             Server::Socket(address) => {

@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failed};
 use crate::progress::Progress;
 use crate::report::{LastUpgrade, Phase, Report, Upgrade};
 use crate::words::{harmless, milliseconds, phase, phase_time, time};
+use nix::errno::Errno;
 use serde_json::{Value, json};
 use shellflip::address::Address;
 use shellflip::control::{self, Request};
@@ -121,9 +122,9 @@ pub fn describe(upgrade: &Upgrade) -> String {
     format!("{}{who}, for {}{deadline}", phase(&upgrade.phase), milliseconds(upgrade.phase_ms))
 }
 
-/// The server's word on the upgrade, not the connection's.
+/// The server's word on the upgrade, or nobody to ask any more; not a connection that ended after the request.
 fn is_answer(error: &Error) -> bool {
-    error.failure() != Failure::None || matches!(error, Error::Invalid(_))
+    error.failure() != Failure::None || !matches!(error.errno(), Errno::ECONNRESET | Errno::ECANCELED)
 }
 
 /// A failure in the server's words, and the phase in which it came.
@@ -194,7 +195,8 @@ fn tell(outcome: Result<Done, Story>, before: &Report, took: Duration, as_json: 
                 }
                 _ => harmless(&story.failed.text),
             };
-            Err(Failed::new(story.failed.exit, text))
+            let failed = Failed::new(story.failed.exit, text);
+            Err(if as_json { failed.told() } else { failed })
         }
     }
 }
@@ -207,11 +209,7 @@ fn as_value(outcome: &Result<Done, Story>, before: &Report, took: Duration) -> V
             "generation": done.generation, "seconds": seconds,
         }),
         Err(story) => json!({
-            "result": match story.failed.exit {
-                Exit::Failed(_) => "failed",
-                Exit::TimedOut => "timed out",
-                _ => "unknown",
-            },
+            "result": story.failed.exit.word(),
             "exit_status": story.failed.exit.code(), "failure": story.failure as i32, "text": story.failed.text,
             "phase": story.phase.as_ref().map(|one| &one.phase),
             "phase_ms": story.phase.as_ref().map(|one| one.ms),

@@ -66,8 +66,12 @@ fn a_start_directory_that_is_gone_is_found_until_it_is_back() {
 fn a_pid_file_that_could_not_be_written_is_found() {
     let _limit = limit(LIMIT);
     let folder = temp_dir();
-    let path = folder.path().join("missing/a.pid").display().to_string();
-    let stage = Stage::new(&[("HOST_PID_FILE", &path)]);
+    let run = folder.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let stage = Stage::new(&[("HOST_PID_FILE", run.join("a.pid").to_str().unwrap())]);
+    stage.run(&["doctor"]).expect(0);
+    std::fs::remove_dir_all(&run).unwrap();
+    stage.run(&["upgrade"]).expect(0);
     let value = stage.run(&["doctor", "--json"]).expect(7).json();
     assert_eq!(codes(&value), ["pid-file"]);
     assert!(value["findings"][0]["what"].as_str().unwrap().contains("ENOENT"), "{value}");

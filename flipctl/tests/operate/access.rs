@@ -29,6 +29,13 @@ fn a_socket_without_a_server_is_told_from_a_server_without_a_socket() {
         let ran = run(&stale).expect(3);
         assert!(ran.err.contains("connection refused (ECONNREFUSED)"), "{ran:?}");
         run(&file).expect(3);
+        let mut json = flipctl(&family);
+        let ran =
+            Ran::from(json.args([command, "--json", "--socket"]).arg(&stale).output().unwrap()).expect(3);
+        assert_eq!(
+            (ran.json()["result"].as_str(), ran.json()["exit_status"].as_i64()),
+            (Some("error"), Some(3))
+        );
     }
 }
 
