@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::words::harmless;
 use anstyle::{AnsiColor, Style};
 use nix::sys::signal::Signal;
-use procfs::process::Process;
+use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 use serde_json::json;
 
@@ -107,19 +107,19 @@ impl Examination {
 
 impl Subject {
     fn of(server: &Server, told: &Doctor, options: &Options) -> Result<Subject, Failed> {
-        let (pid, report) = match server {
+        let (process, report) = match server {
             Server::Socket(address) => {
                 let (_, report) = status(address, options.timeout.unwrap_or(ANSWER))?;
-                (report.pid, Some(report))
+                (find(&report)?, Some(report))
             }
-            Server::PidFile(path) => (Running::find(path)?.pid, None),
+            Server::PidFile(path) => {
+                let running = Running::find(path)?;
+                let failed = |error| {
+                    Failed::new(Exit::Unreachable, format!("cannot look at process {}: {error}", running.pid))
+                };
+                (Process::new(running.pid).map_err(failed)?, None)
+            }
         };
-        let process = Process::new(pid).map_err(|error| {
-            let text = format!(
-                "cannot look at process {pid}: {error}; it is gone, or in a pid namespace of its own"
-            );
-            Failed::new(Exit::Unreachable, text)
-        })?;
         Ok(Subject { process, report, told: told.clone() })
     }
 
@@ -138,6 +138,36 @@ impl Subject {
             (None, None) => (vec![Signal::SIGUSR1], false),
         }
     }
+}
+
+/// The process that answered. What it calls its number is another process's here, where it lives in a container.
+fn find(report: &Report) -> Result<Process, Failed> {
+    let direct = Process::new(report.pid).ok().filter(|process| is_server(process, report) != Some(false));
+    let elsewhere = || {
+        let named_so = |process: &Process| {
+            process.status().ok().and_then(|status| status.nspid?.last().copied()) == Some(report.pid)
+        };
+        let processes = procfs::process::all_processes().ok()?;
+        processes.flatten().find(|process| named_so(process) && is_server(process, report) == Some(true))
+    };
+    direct.or_else(elsewhere).ok_or_else(|| {
+        let text = format!(
+            "the server says that it is process {}, and no process that has its sockets open can be seen from here by that \
+             number: it is gone, or in a container, where doctor has to run as root or inside",
+            report.pid
+        );
+        Failed::new(Exit::Unreachable, text)
+    })
+}
+
+/// It has a listener open that the server says it has. Nothing: there is none, or it may not be looked at.
+fn is_server(process: &Process, report: &Report) -> Option<bool> {
+    let inodes: Vec<u64> = report.listeners.iter().filter_map(|one| one.inode).collect();
+    let mut sockets = process.fd().ok()?.flatten().filter_map(|fd| match fd.target {
+        FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    });
+    (!inodes.is_empty()).then(|| sockets.any(|inode| inodes.contains(&inode)))
 }
 
 /// Looks, and tells.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-/// `0.8 s`, `12 s`, `3 min 12 s`, `2 h 3 min`, `4 d 2 h`.
+/// `4 ms`, `0.8 s`, `12 s`, `3 min 12 s`, `2 h 3 min`, `4 d 2 h`.
 pub fn time(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
+        _ if duration.as_millis() < 100 => format!("{} ms", duration.as_millis()),
         // Below 9.95 s, so that it is never rounded to 10.0.
         0..=9 if duration.as_millis() < 9_950 => format!("{:.1} s", duration.as_secs_f64()),
         0..=59 => format!("{seconds} s"),
@@ -73,7 +74,8 @@ mod tests {
     #[test]
     fn durations_read_well() {
         let cases = [
-            (0, "0.0 s"),
+            (0, "0 ms"),
+            (99, "99 ms"),
             (800, "0.8 s"),
             (9_949, "9.9 s"),
             (9_960, "9 s"),

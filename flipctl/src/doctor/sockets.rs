@@ -2,11 +2,12 @@
 //! cannot have it while the old one lives.
 
 use super::{Examination, Subject};
-use procfs::net::{TcpState, UdpNetEntry};
+use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState, UdpNetEntry};
 use procfs::process::FDTarget;
+use procfs::{FromBufReadSI, current_system_info};
 use shellflip::address::{Address, Endpoint, UnixName};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 
 /// `struct unix_sock` listens: __SO_ACCEPTCON of net/unix/af_unix.c, the fourth column of /proc/net/unix.
 const ACCEPTS: u32 = 1 << 16;
@@ -72,11 +73,10 @@ fn own_sockets(subject: &Subject) -> procfs::ProcResult<BTreeMap<u64, i32>> {
 fn listening(subject: &Subject) -> procfs::ProcResult<Vec<Open>> {
     let process = &subject.process;
     let mut found = Vec::new();
+    let tcp = |file| process.open_relative(file).and_then(|file| listening_tcp(BufReader::new(file)));
     // A kernel without IPv6 has no tcp6.
-    for one in process.tcp()?.into_iter().chain(process.tcp6().unwrap_or_default()) {
-        if one.state == TcpState::Listen {
-            found.push(Open { what: format!("tcp://{}", one.local_address), inode: one.inode });
-        }
+    for one in tcp("net/tcp")?.into_iter().chain(tcp("net/tcp6").unwrap_or_default()) {
+        found.push(Open { what: format!("tcp://{}", one.local_address), inode: one.inode });
     }
     let first_of_any = first_ephemeral_port();
     for one in process.udp()?.into_iter().chain(process.udp6().unwrap_or_default()) {
@@ -88,6 +88,23 @@ fn listening(subject: &Subject) -> procfs::ProcResult<Vec<Open>> {
     process.open_relative("net/unix")?.read_to_string(&mut text)?;
     found.extend(text.lines().filter_map(listening_unix));
     Ok(found)
+}
+
+/// A busy server has a hundred thousand connections, which take seconds to list. The kernel lists what listens first
+/// (tcp_get_idx in net/ipv4/tcp_ipv4.c), and makes up the rest only when it is read.
+fn listening_tcp(file: impl BufRead) -> procfs::ProcResult<Vec<TcpNetEntry>> {
+    const LISTENS: &str = "0A";
+    let mut text = String::new();
+    for (number, line) in file.lines().enumerate() {
+        let line = line?;
+        if number > 0 && line.split_ascii_whitespace().nth(3) != Some(LISTENS) {
+            break;
+        }
+        text += &line;
+        text += "\n";
+    }
+    let TcpNetEntries(entries) = TcpNetEntries::from_buf_read(text.as_bytes(), current_system_info())?;
+    Ok(entries.into_iter().filter(|one| one.state == TcpState::Listen).collect())
 }
 
 /// No datagram socket listens. One without a peer, on a port that the kernel would not have picked, was bound for
@@ -116,6 +133,22 @@ fn listening_unix(line: &str) -> Option<Open> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_not_read() {
+        let line = |n: u32, state: &str| {
+            format!(
+                "{n:4}: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  0        0 {} 1 0 100 0 0 10 0\n",
+                n + 100
+            )
+        };
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let text = [head.to_string(), line(0, "0A"), line(1, "0A"), line(2, "01"), "never parsed".into()].concat();
+        let found = listening_tcp(text.as_bytes()).unwrap();
+        assert_eq!(found.iter().map(|one| one.inode).collect::<Vec<_>>(), [100, 101]);
+        assert_eq!(found[0].local_address.to_string(), "127.0.0.1:8080");
+        assert!(listening_tcp(head.as_bytes()).unwrap().is_empty());
+    }
 
     #[test]
     fn lines_of_unix_sockets_are_read() {

@@ -33,7 +33,10 @@ pub fn examine(subject: &Subject, examination: &mut Examination) {
 }
 
 fn settings(subject: &Subject, unit: &str, properties: &Properties, examination: &mut Examination) {
-    main_process(subject, unit, properties, examination);
+    if !is_main_process(subject, unit, properties, examination) {
+        // The unit is somebody else's, and so are its settings.
+        return;
+    }
     let kind = properties.get("Type").unwrap_or_default();
     let notifies = matches!(kind, "notify" | "notify-reload");
     if notifies {
@@ -71,9 +74,15 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
     }
 }
 
-fn main_process(subject: &Subject, unit: &str, properties: &Properties, examination: &mut Examination) {
+fn is_main_process(
+    subject: &Subject,
+    unit: &str,
+    properties: &Properties,
+    examination: &mut Examination,
+) -> bool {
     let main = properties.get("MainPID").and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0);
-    if let Some(main) = main.filter(|main| *main != subject.pid()) {
+    let other = main.filter(|main| *main != subject.pid());
+    if let Some(main) = other {
         examination.found(
             "unit-main-process",
             format!("the main process of {unit} is {main}, not the server, which is {}", subject.pid()),
@@ -82,6 +91,7 @@ fn main_process(subject: &Subject, unit: &str, properties: &Properties, examinat
             "start the server itself in ExecStart=, or let the wrapper exec it",
         );
     }
+    other.is_none()
 }
 
 fn notify_access(unit: &str, properties: &Properties, examination: &mut Examination) {
@@ -195,12 +205,17 @@ fn unit_of(process: &Process) -> procfs::ProcResult<Option<Unit>> {
     Ok(systemds.into_iter().find_map(|group| unit_in(&group.pathname)))
 }
 
-/// The innermost service of the path. Below `user@1000.service` it is that user's manager that knows it.
+/// The innermost unit of the path, if that is a service: in a scope (a login session, most containers) there is nothing
+/// to set. Below `user@1000.service` it is that user's manager that knows it.
 fn unit_in(path: &str) -> Option<Unit> {
-    let services: Vec<&str> = path.split('/').filter(|part| part.ends_with(".service")).collect();
-    let (name, above) = services.split_last()?;
-    let user =
-        above.iter().rev().find_map(|one| one.strip_prefix("user@")?.strip_suffix(".service")?.parse().ok());
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let units: Vec<&str> = path.split('/').filter(is_unit).collect();
+    let (name, above) = units.split_last()?;
+    let user_of = |unit: &str| unit.strip_prefix("user@")?.strip_suffix(".service")?.parse::<u32>().ok();
+    if name.ends_with(".scope") || user_of(name).is_some() {
+        return None;
+    }
+    let user = above.iter().rev().find_map(|one| user_of(one));
     Some(Unit { name: (*name).into(), manager: user.map_or(Manager::System, Manager::User) })
 }
 
@@ -220,6 +235,9 @@ mod tests {
                 unit("app.service", Manager::User(1000)),
             ),
             ("/user.slice/user-1000.slice/session-3.scope", None),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-terminal-4711.scope", None),
+            ("/user.slice/user-1000.slice/user@1000.service", None),
+            ("/system.slice/docker-0123.scope", None),
             ("/", None),
         ] {
             assert_eq!(unit_in(path), expected, "{path}");

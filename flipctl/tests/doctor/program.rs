@@ -86,10 +86,15 @@ fn process_1_of_a_pid_namespace_is_found() {
         return;
     }
     let _limit = limit(LIMIT);
-    let (family, folder) = (Family::new(), temp_dir());
-    let unshare = family.program("unshare").args(["--pid", "--fork", "--kill-child"]).arg(sick()).start();
-    unshare.wait_for_output("ready", testkit::host::SOON);
-    let server = unshare.proc().children()[0].0;
-    let value = by_pid_file(&family, folder.path(), server, &[]).expect(7).json();
+    let patient = Patient::started("", |family, _| {
+        family.program("unshare").args(["--pid", "--fork", "--kill-child"]).arg(sick())
+    });
+    assert_eq!(patient.server(), 1);
+    let value = patient.json(&[]);
     assert_eq!(codes(&value), ["process-1"]);
+    // Not the process 1 of this namespace, but the one that is called so in its own.
+    let server = patient.process.proc().children()[0].0;
+    assert_eq!(value["pid"], server);
+    let by_pid = by_pid_file(&patient.family, &patient.path(""), server, &[]).expect(7).json();
+    assert_eq!(codes(&by_pid), ["process-1"]);
 }
