@@ -143,7 +143,8 @@ mod tests {
             )
         };
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
-        let text = [head.to_string(), line(0, "0A"), line(1, "0A"), line(2, "01"), "never parsed".into()].concat();
+        let text =
+            [head.to_string(), line(0, "0A"), line(1, "0A"), line(2, "01"), "never parsed".into()].concat();
         let found = listening_tcp(text.as_bytes()).unwrap();
         assert_eq!(found.iter().map(|one| one.inode).collect::<Vec<_>>(), [100, 101]);
         assert_eq!(found[0].local_address.to_string(), "127.0.0.1:8080");

@@ -8,7 +8,7 @@ use testkit::{limit, wait_until};
 
 #[test]
 fn a_healthy_server_has_none_in_any_generation() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let stage = Stage::new(&[]);
     for generation in 0..3 {
         let value = stage.run(&["doctor", "--json"]).expect(0).json();
@@ -32,7 +32,7 @@ fn a_healthy_server_has_none_in_any_generation() {
 
 #[test]
 fn it_is_healthy_while_an_upgrade_waits_and_a_generation_drains() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let stage = Stage::new(&[]);
     let go = stage.path("go");
     stage.successors(&format!("wait:{}", go.display()));
@@ -45,7 +45,7 @@ fn it_is_healthy_while_an_upgrade_waits_and_a_generation_drains() {
 
 #[test]
 fn a_relative_start_and_a_path_search_are_found_again() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     for start in ["./server", "server"] {
         let patient = Patient::started("", |family, folder| {
             std::fs::copy(crate::patient::sick(), folder.join("server")).unwrap();
@@ -61,7 +61,7 @@ fn a_relative_start_and_a_path_search_are_found_again() {
 
 #[test]
 fn findings_are_told_with_their_consequence_and_a_remedy() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let patient = Patient::new("unhandled");
     let ran = patient.doctor(&[]).expect(7);
     let lines: Vec<&str> = ran.out.lines().collect();

@@ -8,7 +8,7 @@ use testkit::host::SOON;
 use testkit::process::Family;
 use testkit::{limit, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(100);
 
 #[test]
 fn descriptors_near_the_limit_are_found() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use testkit::limit;
 use testkit::process::{Family, Program, temp_dir};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(100);
 
 fn copy(family: &Family, folder: &Path) -> Program {
     let program = folder.join("server");

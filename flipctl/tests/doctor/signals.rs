@@ -4,7 +4,7 @@ use crate::patient::{Patient, by_pid_file, codes};
 use std::time::Duration;
 use testkit::limit;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(100);
 
 #[test]
 fn a_handler_that_is_not_there_any_more_is_found() {

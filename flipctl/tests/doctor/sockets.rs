@@ -5,7 +5,7 @@ use std::time::Duration;
 use testkit::limit;
 use testkit::process::{free_port, temp_dir};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(100);
 
 #[test]
 fn each_kind_of_listening_socket_that_is_not_registered_is_found() {

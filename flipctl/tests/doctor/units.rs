@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use testkit::limit;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(100);
 
 /// A unit as it should be.
 const GOOD: [(&str, &str); 7] = [

@@ -14,7 +14,7 @@ const NOBODY: u32 = 65_534;
 
 #[test]
 fn a_socket_without_a_server_is_told_from_a_server_without_a_socket() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let (family, folder) = (Family::new(), temp_dir());
     let stale = folder.path().join("stale");
     drop(UnixListener::bind(&stale).unwrap());
@@ -41,7 +41,7 @@ fn a_socket_without_a_server_is_told_from_a_server_without_a_socket() {
 
 #[test]
 fn what_answers_and_is_no_control_socket_is_an_error() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let (family, folder) = (Family::new(), temp_dir());
     let path = folder.path().join("other");
     let listener = UnixListener::bind(&path).unwrap();
@@ -62,7 +62,7 @@ fn another_user_is_denied_and_told_so() {
         println!("SKIPPED: access::another_user_is_denied_and_told_so: only root can become another user");
         return;
     }
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let stage = Stage::new(&[]);
     let open = |path: &std::path::Path| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();

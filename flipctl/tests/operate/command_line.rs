@@ -29,7 +29,7 @@ fn nonsense_is_a_usage_error() {
 
 #[test]
 fn the_environment_says_which_server_unless_the_command_line_does() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(100));
     let stage = Stage::new(&[]);
     let status = |socket: &str, arguments: &[&str]| -> Ran {
         let mut command = flipctl(&stage.family);

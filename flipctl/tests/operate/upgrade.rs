@@ -122,7 +122,7 @@ fn the_operators_own_time_out_ends_the_waiting_and_not_the_upgrade() {
     let stage = Stage::new(&[]);
     let go = stage.path("go");
     stage.successors(&format!("wait:{}", go.display()));
-    let ran = stage.run(&["upgrade", "--timeout", "2.5"]).expect(5);
+    let ran = stage.run(&["upgrade", "--timeout", "5"]).expect(5);
     assert!(ran.err.contains("the upgrade goes on: waiting until the new process is ready (pid "), "{ran:?}");
     std::fs::write(&go, "").unwrap();
     wait_until("the upgrade's end", SOON, || stage.status()["generation"] == 1);

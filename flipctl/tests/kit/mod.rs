@@ -3,11 +3,13 @@
 
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
-use testkit::host::{Host, c_program};
+use testkit::host::{Host, SOON, c_program};
 use testkit::process::{Family, MARK_VARIABLE, TempDir, temp_dir};
+use testkit::wait_until;
 
 /// What a run of flipctl came to.
 #[derive(Debug, Clone)]
@@ -125,6 +127,14 @@ impl Stage {
     /// What the server says of itself.
     pub fn status(&self) -> Value {
         self.run(&["status", "--json"]).expect(0).json()
+    }
+
+    /// A connection that the server has counted, and that asks for nothing yet.
+    pub fn connection(&self) -> TcpStream {
+        let address = self.host.address.to_string();
+        let stream = TcpStream::connect(address.trim_start_matches("tcp://")).expect("a connection");
+        wait_until("a connection that is counted", SOON, || self.status()["connections"] == 1);
+        stream
     }
 
     /// The next generations take these steps before they are ready; none: no longer.
