@@ -4,6 +4,7 @@ use crate::kit::Stage;
 use crate::patient::{Patient, codes};
 use std::time::Duration;
 use testkit::host::SOON;
+use testkit::process::copy_program;
 use testkit::{limit, wait_until};
 
 #[test]
@@ -48,7 +49,7 @@ fn a_relative_start_and_a_path_search_are_found_again() {
     let _limit = limit(Duration::from_secs(100));
     for start in ["./server", "server"] {
         let patient = Patient::started("", |family, folder| {
-            std::fs::copy(crate::patient::sick(), folder.join("server")).unwrap();
+            copy_program(crate::patient::sick(), folder.join("server"));
             let path = format!("{}:/usr/bin:/bin", folder.display());
             let script = format!("cd {} && exec {start}", folder.display());
             family.program("sh").args(["-c", &script]).env("PATH", path)

@@ -5,13 +5,13 @@ use crate::patient::{Patient, by_pid_file, codes, sick};
 use std::path::Path;
 use std::time::Duration;
 use testkit::limit;
-use testkit::process::{Family, Program, temp_dir};
+use testkit::process::{Family, Program, copy_program, temp_dir};
 
 const LIMIT: Duration = Duration::from_secs(100);
 
 fn copy(family: &Family, folder: &Path) -> Program {
     let program = folder.join("server");
-    std::fs::copy(sick(), &program).unwrap();
+    copy_program(sick(), &program);
     family.program(program)
 }
 
@@ -21,7 +21,7 @@ fn a_program_that_is_gone_is_found_and_one_that_was_replaced_is_not() {
     let patient = Patient::started("", copy);
     let program = patient.path("server");
     let new = patient.path("new");
-    std::fs::copy(sick(), &new).unwrap();
+    copy_program(sick(), &new);
     std::fs::rename(&new, &program).unwrap();
     assert_eq!(patient.findings(&[]), [] as [&str; 0]);
     std::fs::remove_file(&program).unwrap();

@@ -2,10 +2,10 @@
 
 use crate::patient::{Patient, installed, sick};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testkit::limit;
+use testkit::process::write_script;
 
 const LIMIT: Duration = Duration::from_secs(100);
 
@@ -21,9 +21,7 @@ fn skipped(test: &str, program: &str) -> bool {
 fn service(folder: &Path) -> PathBuf {
     let service = folder.join("service");
     fs::create_dir(&service).unwrap();
-    let run = service.join("run");
-    fs::write(&run, format!("#!/bin/sh\nexec {} 2>&1\n", sick().display())).unwrap();
-    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(service.join("run"), &format!("#!/bin/sh\nexec {} 2>&1\n", sick().display()));
     service
 }
 

@@ -3,10 +3,10 @@
 use crate::patient::{Patient, codes};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use testkit::limit;
+use testkit::process::write_script;
 
 const LIMIT: Duration = Duration::from_secs(100);
 
@@ -37,12 +37,8 @@ impl Unit {
 
     fn of(patient: Patient) -> Unit {
         let systemctl = patient.path("systemctl");
-        fs::write(
-            &systemctl,
-            format!("#!/bin/sh\necho \"$*\" >> '{0}.asked'\ncat '{0}.says'\n", systemctl.display()),
-        )
-        .unwrap();
-        fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!("#!/bin/sh\necho \"$*\" >> '{0}.asked'\ncat '{0}.says'\n", systemctl.display());
+        write_script(&systemctl, &text);
         Unit { patient, systemctl }
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use testkit::limit;
-use testkit::process::{Family, temp_dir};
+use testkit::process::{Family, copy_program, temp_dir};
 
 /// Somebody who has no rights anywhere.
 const NOBODY: u32 = 65_534;
@@ -70,7 +70,7 @@ fn another_user_is_denied_and_told_so() {
     open(stage.control().parent().unwrap());
     // Where the tests were built, that user may not be let in.
     let program = stage.path("flipctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_flipctl"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_flipctl"), &program);
     open(&program);
     let run = |arguments: &[&str]| -> Ran {
         let mut command = std::process::Command::new(&program);
