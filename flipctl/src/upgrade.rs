@@ -30,7 +30,7 @@ pub fn run(address: &Address, options: &Options) -> Result<(), Failed> {
     let (_, before) = status(address, options.timeout.unwrap_or(ANSWER).min(ANSWER))?;
     let result = wait(address, request(address.clone()), end, options);
     let outcome = match result {
-        Ok(pid) => Ok(Done { pid, generation: before.generation + 1 }),
+        Ok(pid) => Ok(Done { pid, generation: generation_of(address, pid).unwrap_or(before.generation + 1) }),
         Err(Ended::Failed(error)) if is_answer(&error) => Err(explain(address, &before, error)),
         Err(Ended::Failed(error)) => search(address, &before, end, &error),
         Err(Ended::TimedOut(text)) => Err(Story::from(Failed::new(Exit::TimedOut, text))),
@@ -48,17 +48,25 @@ struct Story {
     failed: Failed,
     failure: Failure,
     phase: Option<Phase>,
+    /// Generation and pid of the one that has been seen to serve after it.
+    serves: Option<(u64, i32)>,
 }
 
 impl From<Failed> for Story {
     fn from(failed: Failed) -> Story {
-        Story { failed, failure: Failure::None, phase: None }
+        Story { failed, failure: Failure::None, phase: None, serves: None }
     }
 }
 
 enum Ended {
     Failed(Error),
     TimedOut(String),
+}
+
+/// Another upgrade may have come between our look at the server and our request.
+fn generation_of(address: &Address, pid: i32) -> Option<u64> {
+    let (_, report) = status(address, ANSWER).ok()?;
+    (report.pid == pid).then_some(report.generation)
 }
 
 fn request(address: Address) -> Receiver<Result<i32, Error>> {
@@ -130,8 +138,9 @@ fn is_answer(error: &Error) -> bool {
 /// A failure in the server's words, and the phase in which it came.
 fn explain(address: &Address, before: &Report, error: Error) -> Story {
     let failure = error.failure();
-    let mut story = Story { failed: error.into(), failure, phase: None };
+    let mut story = Story { failed: error.into(), failure, phase: None, serves: None };
     let Ok((_, after)) = status(address, ANSWER) else { return story };
+    story.serves = after.serves().then_some((after.generation, after.pid));
     match failure {
         Failure::InProgress => {
             if let Some(upgrade) = &after.upgrade {
@@ -186,11 +195,9 @@ fn tell(outcome: Result<Done, Story>, before: &Report, took: Duration, as_json: 
             });
             let text = match story.failed.exit {
                 Exit::Failed(_) => {
-                    let (generation, pid) = (before.generation, before.pid);
-                    let serves = match story.failure {
-                        Failure::Stopping => String::new(),
-                        _ => format!("; generation {generation}, pid {pid}, serves on"),
-                    };
+                    let serves = story.serves.map_or(String::new(), |(generation, pid)| {
+                        format!("; generation {generation}, pid {pid}, serves on")
+                    });
                     format!("upgrade failed: {}{during}{serves}", harmless(&story.failed.text))
                 }
                 _ => harmless(&story.failed.text),
