@@ -18,6 +18,8 @@ RUST_OUT := $(TARGET)/rust-http
 PYTHON  ?= python3
 VENV    := $(TARGET)/python
 PY_OUT  := $(TARGET)/python-http
+TOOL    := $(TARGET)/tool
+SHARE   := $(PREFIX)/share
 WARN    := -std=c11 -Wall -Wextra -Wpedantic -Werror
 # Absolute, since the demo and the tests run copies of these programs elsewhere.
 LINK     = -L$(RELEASE) -lshellflip -Wl,-rpath,$(abspath $(RELEASE))
@@ -30,7 +32,7 @@ GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE
 
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: FORCE help setup build header examples demo demo-rust demo-go demo-python wheel python stage examples-go
+.PHONY: FORCE help setup build flipctl header examples demo demo-rust demo-go demo-python wheel python stage examples-go
 .PHONY: check check-go test deep bench install uninstall clean
 .DEFAULT_GOAL := help
 
@@ -44,6 +46,14 @@ build: ## the release library, shared and static
 	@tools/setup
 	cargo build --release --package libshellflip
 	ln -sf libshellflip.so $(RELEASE)/libshellflip.so.$(MAJOR)
+
+flipctl: ## the operator's tool, its manual page and completions, in target/tool
+	@tools/setup
+	cargo build --profile tool --package flipctl
+	$(TOOL)/flipctl manual > $(TOOL)/flipctl.1
+	$(TOOL)/flipctl completions bash > $(TOOL)/flipctl.bash
+	$(TOOL)/flipctl completions zsh > $(TOOL)/_flipctl
+	$(TOOL)/flipctl completions fish > $(TOOL)/flipctl.fish
 
 header: ## write include/shellflip.h anew from the source
 	SHELLFLIP_WRITE_HEADER=1 cargo test --quiet --test header
@@ -121,7 +131,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features libshellflip/faults -- -D warnings
-	for source in examples/c/*.c benches/*.c tests/c/host.c tests/c/asks.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
+	for source in examples/c/*.c benches/*.c tests/c/host.c tests/c/asks.c tests/c/sick.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
@@ -143,10 +153,12 @@ check-go: stage ## gofmt and go vet
 	for module in bindings/go examples/go bindings/go/recipes/*/; do \
 		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
 
-test: examples examples-go python ## every test
+test: examples examples-go python flipctl ## every test
+	@tools/setup --tests
 	python3 tests/run.py
 
-deep: examples examples-go python ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
+deep: examples examples-go python flipctl ## every test, with the long versions of those that have one, fuzzing, and the Rust interface
+	@tools/setup --tests
 	python3 tests/run.py --deep
 	fuzz/run
 	tools/rust_interface
@@ -171,7 +183,7 @@ $(RELEASE)/archive/libshellflip.a: $(RELEASE)/libshellflip.a
 
 $(RELEASE)/libshellflip.a: | build
 
-install: build $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
+install: build flipctl $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(RELEASE)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION)
@@ -182,12 +194,22 @@ install: build $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBD
 		sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' $$name.pc.in \
 			> $(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc && \
 		chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc || exit 1; done
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHARE)/man/man1 $(DESTDIR)$(SHARE)/bash-completion/completions \
+		$(DESTDIR)$(SHARE)/zsh/site-functions $(DESTDIR)$(SHARE)/fish/vendor_completions.d
+	install -m 755 $(TOOL)/flipctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(TOOL)/flipctl.1 $(DESTDIR)$(SHARE)/man/man1/
+	install -m 644 $(TOOL)/flipctl.bash $(DESTDIR)$(SHARE)/bash-completion/completions/flipctl
+	install -m 644 $(TOOL)/_flipctl $(DESTDIR)$(SHARE)/zsh/site-functions/
+	install -m 644 $(TOOL)/flipctl.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/
 
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/include/shellflip.h $(DESTDIR)$(LIBDIR)/libshellflip.a \
 		$(DESTDIR)$(LIBDIR)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(MAJOR) \
 		$(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/shellflip.pc \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/shellflip-static.pc
+		$(DESTDIR)$(LIBDIR)/pkgconfig/shellflip-static.pc \
+		$(DESTDIR)$(PREFIX)/bin/flipctl $(DESTDIR)$(SHARE)/man/man1/flipctl.1 \
+		$(DESTDIR)$(SHARE)/bash-completion/completions/flipctl $(DESTDIR)$(SHARE)/zsh/site-functions/_flipctl \
+		$(DESTDIR)$(SHARE)/fish/vendor_completions.d/flipctl.fish
 
 clean: ## everything that was built
 	cargo clean

@@ -1,5 +1,5 @@
-//! The library as another project gets it: installed under `DESTDIR`, found with pkg-config, linked in both ways. And
-//! the README's program is what it says.
+//! The library as another project gets it: installed under `DESTDIR`, found with pkg-config, linked in both ways; and
+//! flipctl as an operator gets it. And the README's program is what it says.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -83,10 +83,31 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
         assert_eq!(dynamic.contains("[libshellflip.so.0]"), how == "shared", "{dynamic}");
         upgrades_once(&family, &program, &address, &[("LD_LIBRARY_PATH", &library)]);
     }
+    the_tool_is_installed(&destination.join("usr"));
     make("uninstall");
     let left: Vec<PathBuf> = files(&destination);
     assert_eq!(left, [] as [PathBuf; 0]);
     family.assert_none_left(SOON);
+}
+
+/// flipctl runs, and what belongs to it lies where man and the shells look.
+fn the_tool_is_installed(prefix: &Path) {
+    let flipctl = prefix.join("bin/flipctl");
+    assert_eq!(
+        output(Command::new(&flipctl).arg("--version")),
+        format!("flipctl {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    for (file, text) in [
+        ("share/man/man1/flipctl.1", ".SH \"EXIT STATUS\""),
+        ("share/bash-completion/completions/flipctl", "complete -F _flipctl"),
+        ("share/zsh/site-functions/_flipctl", "#compdef flipctl"),
+        ("share/fish/vendor_completions.d/flipctl.fish", "complete -c flipctl"),
+    ] {
+        let path = prefix.join(file);
+        let installed =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(installed.contains(text), "{text:?} in {}:\n{installed}", path.display());
+    }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -58,6 +58,8 @@ def suites():
         Suite("rust", cargo("--package", "graceflip", "--all-features", "--features", "shellflip/faults"), 1200),
         # In a workspace of its own, which nothing else has to build.
         Suite("rust-web", cargo("--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
+        # With the library as the other suites have it: the servers of these tests link the same file.
+        Suite("flipctl", cargo("--package", "flipctl", "--features", "libshellflip/faults")),
     ]
     pytest = [str(VENV / "bin" / "python"), "-m", "pytest", "-q", "-ra", "bindings/python"]
     found.append(Suite("python", pytest, limit=600, kind="pytest"))

@@ -386,6 +386,8 @@ int main(void)
     char text[500];
     flip_config_t *config = flip_config_new();
     flip_config_set_events(config, (unsigned)number("EVENTS"));
+    if (getenv("HOST_CONTROL_SOCKET"))
+        flip_config_set_control_socket(config, getenv("HOST_CONTROL_SOCKET"));
     if (getenv("UPGRADE_TIMEOUT_MS"))
         flip_config_set_upgrade_timeout(config, number("UPGRADE_TIMEOUT_MS"));
     if (getenv("DRAIN_TIMEOUT_MS"))

@@ -1,0 +1,153 @@
+//! What the next upgrade runs and where, process 1, and the pid file.
+
+use super::{Examination, Subject};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, fstat};
+use procfs::ProcError;
+use shellflip::error::explain;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Where execvp looks if there is no PATH.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// What the kernel adds to the path of a file that has none any more: proc_pid_exe(5).
+const DELETED: &[u8] = b" (deleted)";
+
+pub fn examine(subject: &Subject, examination: &mut Examination) {
+    process_1(subject, examination);
+    pid_file(subject, examination);
+    let root = match File::open(format!("/proc/{}/root", subject.pid())) {
+        Ok(root) => root,
+        Err(error) => return examination.unseen("program and directory", error),
+    };
+    let gone = directory(subject, &root, examination);
+    executable(subject, &root, gone, examination);
+}
+
+fn process_1(subject: &Subject, examination: &mut Examination) {
+    let Ok(status) = subject.process.status() else { return };
+    if status.nspid.is_some_and(|numbers| numbers.last() == Some(&1)) {
+        examination.found(
+            "process-1",
+            "the server is process 1 of its pid namespace",
+            "upgrades are refused: with the end of process 1 the kernel kills every process of the container, the new \
+             one too",
+            "run it below an init that stays when its first child ends, not as the container's entry point",
+        );
+    }
+}
+
+fn pid_file(subject: &Subject, examination: &mut Examination) {
+    let Some(report) = &subject.report else { return };
+    if let Some(problem) = &report.pid_file_error {
+        let path = report.pid_file.as_deref().unwrap_or_default();
+        examination.found(
+            "pid-file",
+            format!("the pid file {path}: {problem}"),
+            "whoever goes by the pid file signals an older process, or none",
+            "let the server's user write there; the next upgrade writes it anew",
+        );
+    }
+}
+
+/// True: it is gone.
+fn directory(subject: &Subject, root: &File, examination: &mut Examination) -> bool {
+    let path = match subject.report.as_ref().and_then(|report| report.directory.clone()) {
+        Some(path) => PathBuf::from(path),
+        // Without a word from the server: where it is now. It may have been started elsewhere.
+        None => match subject.process.cwd() {
+            Ok(path) => path,
+            Err(error) => {
+                examination.unseen("start directory", error);
+                return false;
+            }
+        },
+    };
+    let seen =
+        look(root, &path).and_then(|stat| if is_directory(&stat) { Ok(stat) } else { Err(Errno::ENOTDIR) });
+    match seen {
+        Ok(_) => false,
+        Err(Errno::EACCES) => {
+            examination.unseen("start directory", explain(Errno::EACCES));
+            false
+        }
+        Err(errno) => {
+            examination.found(
+                "directory-gone",
+                format!("the directory {} in which the server was started: {}", path.display(), explain(errno)),
+                "the next upgrade fails, since the new process cannot start in it; the old one serves on",
+                "make the directory again (a link that is moved to another one will do), or restart the server",
+            );
+            true
+        }
+    }
+}
+
+fn executable(subject: &Subject, root: &File, directory_gone: bool, examination: &mut Examination) {
+    let directory = subject.report.as_ref().and_then(|report| report.directory.as_ref()).map(PathBuf::from);
+    let candidates = match candidates(subject, directory.as_deref()) {
+        Ok(candidates) => candidates,
+        Err(error) => return examination.unseen("program", error),
+    };
+    let mut refused = Errno::ENOENT;
+    for path in &candidates {
+        match look(root, path) {
+            Ok(stat) if is_directory(&stat) => refused = Errno::EISDIR,
+            Ok(stat) if stat.st_mode & 0o111 == 0 => refused = Errno::EACCES,
+            Ok(_) => return,
+            Err(Errno::ENOENT) => {}
+            Err(errno) => refused = errno,
+        }
+    }
+    // A relative path has nowhere to start from: that has been said already.
+    if directory_gone
+        && candidates.iter().all(|path| directory.as_ref().is_some_and(|one| path.starts_with(one)))
+    {
+        return;
+    }
+    let name = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
+    let others = if candidates.len() > 1 { " (nor anywhere else in PATH)" } else { "" };
+    examination.found(
+        "executable-gone",
+        format!("the program {name}{others}, which the next upgrade runs: {}", explain(refused)),
+        "the next upgrade fails, since there is nothing to run; the old process serves on",
+        "put the program there, by renaming a complete file to that name, before the upgrade is asked for",
+    );
+}
+
+/// Where the next upgrade looks for its program, in this order.
+fn candidates(subject: &Subject, directory: Option<&Path>) -> Result<Vec<PathBuf>, ProcError> {
+    let below = |path: &Path| directory.map_or(path.to_path_buf(), |directory| directory.join(path));
+    let Some(executable) = subject.report.as_ref().and_then(|report| report.executable.clone()) else {
+        let exe = subject.process.exe()?;
+        let path = exe.as_os_str().as_bytes();
+        let path = path.strip_suffix(DELETED).unwrap_or(path);
+        return Ok(vec![PathBuf::from(OsStr::from_bytes(path))]);
+    };
+    if executable.contains('/') {
+        return Ok(vec![below(Path::new(&executable))]);
+    }
+    let environment = subject.process.environ()?;
+    let path = environment.get(OsStr::new("PATH")).cloned().unwrap_or(OsString::from(DEFAULT_PATH));
+    Ok(std::env::split_paths(&path).map(|folder| below(&folder.join(&executable))).collect())
+}
+
+/// The file at that path as the server sees it: it may live in a container, or below another root.
+fn look(root: &File, path: &Path) -> Result<FileStat, Errno> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    fstat(openat2(root, path, how)?)
+}
+
+fn is_directory(stat: &FileStat) -> bool {
+    stat.st_mode & libc_mode::FORMAT == libc_mode::DIRECTORY
+}
+
+/// inode(7).
+mod libc_mode {
+    pub const FORMAT: u32 = 0o170_000;
+    pub const DIRECTORY: u32 = 0o040_000;
+}

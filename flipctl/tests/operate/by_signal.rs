@@ -1,0 +1,116 @@
+//! With nothing but a pid file.
+
+use crate::kit::{Ran, Stage, flipctl};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use testkit::host::SOON;
+use testkit::process::{Family, Proc, temp_dir};
+use testkit::{limit, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(100);
+
+fn upgrade(family: &Family, pid_file: &Path) -> Ran {
+    let mut command = flipctl(family);
+    command.args(["upgrade", "--timeout", "2", "--pid-file"]).arg(pid_file).output().unwrap().into()
+}
+
+#[test]
+fn another_process_in_the_pid_file_is_proof_of_success() {
+    let _limit = limit(LIMIT);
+    let stage = Stage::new(&[]);
+    let ran = stage.run_with_pid_file(stage.path("pid"), &["upgrade"]).expect(0);
+    let who = stage.host.wait_for_other(stage.first());
+    assert!(ran.out.ends_with(&format!(": pid {} serves\n", who.pid)), "{ran:?}");
+    let mut command = flipctl(&stage.family);
+    command.args(["upgrade", "--json"]).env("FLIPCTL_PID_FILE", stage.path("pid"));
+    let value = Ran::from(command.output().unwrap()).expect(0).json();
+    assert_eq!(value["pid"].as_i64(), Some(i64::from(stage.host.wait_for_other(who.pid).pid)));
+}
+
+#[test]
+fn a_failure_that_cannot_be_seen_is_an_unknown_result() {
+    let _limit = limit(LIMIT);
+    let stage = Stage::new(&[]);
+    stage.successors("exit:3");
+    let ran = stage.run_with_pid_file(stage.path("pid"), &["upgrade", "--timeout", "1.5"]).expect(6);
+    assert!(ran.err.contains("result unknown: process ") && ran.err.contains("SIGUSR1"), "{ran:?}");
+    // It was signalled all the same.
+    wait_until("the end of the upgrade", SOON, || stage.status()["last_upgrade"]["result"] == "failed");
+    assert_eq!(stage.host.who().pid, stage.first());
+}
+
+#[test]
+fn a_process_that_has_the_number_of_a_dead_server_is_left_alone() {
+    let _limit = limit(LIMIT);
+    let stage = Stage::new(&[]);
+    let stale = stage.path("stale.pid");
+    std::fs::write(&stale, stage.first().to_string()).unwrap();
+    let touched = Command::new("touch").args(["-d", "1 hour ago"]).arg(&stale).status().unwrap();
+    assert!(touched.success());
+    for command in ["upgrade", "stop", "doctor"] {
+        let ran = stage.run_with_pid_file(&stale, &[command]).expect(3);
+        assert!(ran.err.contains("is older than process"), "{ran:?}");
+    }
+    assert_eq!(stage.status()["last_upgrade"], serde_json::Value::Null);
+    assert_eq!(stage.host.who().generation, 0);
+}
+
+#[test]
+fn a_pid_file_of_a_stranger_is_not_believed() {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "SKIPPED: by_signal::a_pid_file_of_a_stranger_is_not_believed: only root can give files away"
+        );
+        return;
+    }
+    let _limit = limit(LIMIT);
+    let stage = Stage::new(&[]);
+    let path = stage.path("strange.pid");
+    std::fs::write(&path, stage.first().to_string()).unwrap();
+    std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+    let ran = stage.run_with_pid_file(&path, &["upgrade"]).expect(4);
+    assert!(ran.err.contains("a stranger may have written it"), "{ran:?}");
+    assert_eq!(stage.host.who().generation, 0);
+}
+
+#[test]
+fn a_process_that_the_signal_would_end_is_not_signalled() {
+    let _limit = limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let sleeper = family.program("sleep").arg("1000").start();
+    let pid_file = folder.path().join("pid");
+    // Once it is sleep and not the test any more, which has handlers of its own.
+    wait_until("a program that sleeps", SOON, || {
+        sleeper.proc().command().first().is_some_and(|name| name == "sleep")
+    });
+    std::fs::write(&pid_file, sleeper.pid().to_string()).unwrap();
+    let ran = upgrade(&family, &pid_file).expect(1);
+    assert!(ran.err.contains("has no handler for SIGUSR1: SIGUSR1 would end it"), "{ran:?}");
+    assert!(Proc(sleeper.pid()).alive());
+    let stopped = flipctl(&family).args(["stop", "--pid-file"]).arg(&pid_file).output().unwrap();
+    Ran::from(stopped).expect(0);
+    assert!(!Proc(sleeper.pid()).alive());
+    let ran = upgrade(&family, &pid_file).expect(3);
+    assert!(ran.err.contains("no process "), "{ran:?}");
+}
+
+#[test]
+fn a_stop_waits_for_the_process() {
+    let _limit = limit(LIMIT);
+    let stage = Stage::new(&[]);
+    let ran = stage.run_with_pid_file(stage.path("pid"), &["stop"]).expect(0);
+    assert!(!Proc(stage.first()).alive(), "{ran:?}");
+    assert!(!stage.path("pid").exists());
+    stage.run_with_pid_file(stage.path("pid"), &["stop"]).expect(3);
+}
+
+#[test]
+fn what_a_signal_cannot_do_is_said() {
+    let _limit = limit(LIMIT);
+    let stage = Stage::new(&[]);
+    let ran = stage.run_with_pid_file(stage.path("pid"), &["detach"]).expect(2);
+    assert!(ran.err.contains("give --signal"), "{ran:?}");
+    let ran = stage.run_with_pid_file(stage.path("pid"), &["status"]).expect(2);
+    assert!(ran.err.contains("give --socket"), "{ran:?}");
+}
