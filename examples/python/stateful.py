@@ -7,14 +7,16 @@ counted after that would be lost. Clients wait in the kernel's queue, for the su
 upgrade fails (on_failure). While the file named by REFUSE exists, upgrades are refused.
 """
 
+import contextlib
 import json
 import os
 import select
+import socket
 import sys
 from collections import Counter
 from typing import BinaryIO
 
-from shellflip import Connection, Failure, Flip, FlipError, Refused, Shutdown
+from shellflip import Failure, Flip, FlipError, Refused, Shutdown
 
 
 class Server:
@@ -35,7 +37,7 @@ class Server:
         print(f"stateful: upgrade failed: {failure}", file=sys.stderr)
         self.accepting = True
 
-    def serve(self, client: Connection, generation: int) -> None:
+    def serve(self, client: socket.socket, generation: int) -> None:
         client.settimeout(1)
         try:
             with client, client.makefile("rwb") as stream:
@@ -66,11 +68,9 @@ def main(address: str) -> None:
             watched = [flip.fileno(), listener.fileno()] if server.accepting else [flip.fileno()]
             readable, _, _ = select.select(watched, [], [])
             if readable == [listener.fileno()]:
-                try:
-                    client = flip.accept(listener, 0)
-                except TimeoutError:
-                    continue  # the other generation was quicker
-                if client is not None:
+                # Not flip.accept, which handles events: the state could be written between this look and the accept.
+                with contextlib.suppress(BlockingIOError, ConnectionAbortedError):  # another one was quicker
+                    client, _ = listener.accept()
                     server.serve(client, flip.generation)
         listener.close()
         flip.drain()

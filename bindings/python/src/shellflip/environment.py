@@ -1,5 +1,5 @@
-"""os.environ is a copy that Python makes at its start. What flip_init took out of the C environment, because it was
-meant for this process alone, has to leave the copy too, or a child started with it would take itself for a successor.
+"""os.environ is a copy that Python makes at its start. What was meant for this process alone has to leave it, or a
+child started with the copy would take itself for a successor, and gunicorn the descriptors that are Flip's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ _getenv.restype, _getenv.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
 
 
 def follow() -> None:
-    """Removes from os.environ what the library has removed. Of other variables nothing is known and nothing
-    changed."""
+    """After flip_init: removes from os.environ what the library has removed from the C environment, and the
+    variables of socket activation, which it leaves to C hosts of generation 0. Of others nothing is known and
+    nothing changed."""
+    activated = os.environb.get(b"LISTEN_PID") == b"%d" % os.getpid()
     for name in list(os.environb):
-        if name.startswith(_PREFIXES) and _getenv(name) is None:
+        consumed = activated and name.startswith(b"LISTEN_")
+        if consumed or (name.startswith(_PREFIXES) and _getenv(name) is None):
             os.environb.pop(name, None)
