@@ -129,6 +129,9 @@ func TestNothingIsAcceptedBeforeReadyAlthoughServeWasCalled(t *testing.T) {
 	}
 	said := load.stop()
 	said.clean(t, 500)
+	if len(said.Seen) != 2 || said.Seen[0].Last-said.Seen[1].First > slow/2000.0 {
+		t.Errorf("the new process has answered while it was not ready: %+v", said.Seen)
+	}
 	// A connection that it had accepted early would have waited for Ready.
 	if said.Latency.Max > slow*0.9 {
 		t.Errorf("a request took %v ms", said.Latency.Max)

@@ -284,6 +284,8 @@ type report struct {
 		Pid        int
 		Generation *int
 		Answers    uint64
+		First      float64 // in seconds
+		Last       float64
 	}
 }
 

@@ -25,14 +25,14 @@ const upgrades = 10
 
 func TestTableflipsTCPProgramIsReplacedWithoutALostConnection(t *testing.T) {
 	address := freePort(t)
-	f := start(t, build(t, "testdata/moved_tcp"), nil, "-listen", address)
+	f := start(t, build(t, "testdata/moved_tcp"), nil, "-listen", address, "-think", "20ms")
 	pid := f.serving(0)
 	load := startLoad(t, "tcp://"+address, "--hello", "--streams", "8", "--connections", "0")
 	for generation := 1; generation <= upgrades; generation++ {
 		time.Sleep(50 * time.Millisecond) // of load between upgrades
 		pid = f.upgrade(pid, generation, syscall.SIGHUP)
 	}
-	load.stop().clean(t, 500)
+	load.stop().clean(t, 100)
 	f.stop(pid)
 }
 

@@ -16,6 +16,7 @@ import (
 func main() {
 	address := flag.String("listen", "localhost:8080", "where to listen")
 	pidFile := flag.String("pid-file", "", "where to write the pid")
+	think := flag.Duration("think", 0, "how long an answer takes")
 	flag.Parse()
 
 	upg, err := tableflip.New(tableflip.Options{PIDFile: *pidFile})
@@ -55,6 +56,7 @@ func main() {
 			}
 			go func() {
 				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				time.Sleep(*think)
 				fmt.Fprintf(conn, "hello from pid %d\n", os.Getpid())
 				_ = conn.Close()
 			}()
