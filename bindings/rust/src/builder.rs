@@ -1,5 +1,6 @@
 //! What the program chooses before it becomes a server.
 
+use crate::address::Address;
 use crate::connections::HANDLE;
 use crate::error::{Error, Failure, Result};
 use crate::events::{EventMask, StateWriter};
@@ -8,6 +9,8 @@ use crate::hooks::{Hooks, Set};
 use shellflip::config::Config;
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -40,7 +43,6 @@ impl Builder {
         self
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn refused(mut self, problem: Error) -> Builder {
         self.problem.get_or_insert(problem);
         self
@@ -75,6 +77,34 @@ impl Builder {
     /// From shutdown until a drain gives up. Default: 30 s.
     pub fn drain_timeout(self, timeout: Duration) -> Builder {
         self.set(|config| config.set_drain_timeout(milliseconds(timeout)))
+    }
+
+    /// Where operators ask for upgrades, stops, detaches and the status, with flipctl, [`crate::Control`] or `nc -U`: a unix path
+    /// or `@name`, with `mode=` (0600 where it is not given) and `owner=` as options. Read by one generation at a time. Default:
+    /// nowhere.
+    pub fn control_socket(self, address: impl Into<Address>) -> Builder {
+        match address.into().with_scheme("unix") {
+            Ok(address) => self.set(|config| config.set_control_socket(Some(address.as_bytes()))),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    /// A file that holds the pid of the generation that serves; removed after a stop. Default: none.
+    pub fn pid_file(self, path: impl AsRef<Path>) -> Builder {
+        self.set(|config| config.set_pid_file(Some(path.as_ref().as_os_str().as_bytes())))
+    }
+
+    /// The library pings systemd's watchdog (`WatchdogSec=`) for as long as this process serves. It says that the process runs,
+    /// not that the program does: one whose event loop may hang does better to ping from there. Default: no.
+    pub fn watchdog(mut self, on: bool) -> Builder {
+        self.config.set_watchdog(on);
+        self
+    }
+
+    /// Listeners are kept in systemd's store (`FileDescriptorStoreMax=`) as well, so that they outlive a crash. Default: no.
+    pub fn fd_store(mut self, on: bool) -> Builder {
+        self.config.set_fd_store(on);
+        self
     }
 
     /// How long after the drain deadline a process that is still there is ended; zero: never, the default.

@@ -305,6 +305,11 @@ impl Flip {
         retry(|| core.upgrade(deadline)).map(pid)
     }
 
+    /// What this process is and does, as one line of JSON; the keys are in `docs/control.md`. In every state.
+    pub fn status(&self) -> Result<String> {
+        Ok(self.core()?.status()?)
+    }
+
     /// Asks and returns: what signals do. An upgrade that cannot start yet is remembered and leads to one later.
     pub fn request(&self, request: Request) -> Result<()> {
         self.core()?;

@@ -52,6 +52,7 @@
 mod address;
 mod builder;
 mod connections;
+mod control;
 mod error;
 mod events;
 mod flip;
@@ -62,6 +63,7 @@ pub mod tokio;
 pub use address::Address;
 pub use builder::Builder;
 pub use connections::{ConnectionGuard, Incoming, Listener};
+pub use control::Control;
 pub use error::{Error, ErrorKind, Failure, Result};
 pub use events::{Event, EventMask, Level, Starting, StateWriter};
 pub use flip::{Flip, Request, Shutdown};

@@ -137,6 +137,26 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+impl crate::Control {
+    /// [`crate::Control::upgrade`]. What was asked for goes on when it is dropped.
+    pub async fn upgrade_async(&self) -> Result<u32> {
+        let control = self.clone();
+        blocking(move || control.upgrade()).await
+    }
+
+    /// [`crate::Control::stop`]. What was asked for goes on when it is dropped.
+    pub async fn stop_async(&self) -> Result<()> {
+        let control = self.clone();
+        blocking(move || control.stop()).await
+    }
+
+    /// [`crate::Control::status`].
+    pub async fn status_async(&self) -> Result<String> {
+        let control = self.clone();
+        blocking(move || control.status()).await
+    }
+}
+
 impl Flip {
     /// Waits until shutdown begins, and says why; a detach is reported once. The first thing to do then is to drop
     /// listeners, which the streams of this module do by themselves. May be dropped at any time.

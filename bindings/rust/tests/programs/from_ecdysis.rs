@@ -30,6 +30,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .signal(SignalKind::hangup().as_raw_value(), Request::Upgrade)
         .signal(SignalKind::terminate().as_raw_value(), Request::Stop)
         .signal(SignalKind::user_defined2().as_raw_value(), Request::Detach)
+        .control_socket(format!("{path}.upgrade"))
+        .pid_file(format!("{path}.pid"))
         .build()?;
     let tcp = flip.tcp_stream(StopOnShutdown::Yes, Address::from(address).backlog(64))?;
     let unix = flip.unix_stream(StopOnShutdown::No, path)?;

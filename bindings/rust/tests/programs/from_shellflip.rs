@@ -1,6 +1,6 @@
 //! A server on graceflip that counts its connections, and hands the count to its successor.
 use graceflip::tokio::{Counted, ShutdownCoordinator, ShutdownHandle, ShutdownSignal, StopOnShutdown};
-use graceflip::{Failure, Flip};
+use graceflip::{Control, Failure, Flip};
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -31,7 +31,14 @@ async fn serve(mut client: Counted<TcpStream>, handle: Arc<ShutdownHandle>) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
+    let socket = std::env::args().nth(2).unwrap_or("/tmp/counts.sock".into());
+    if std::env::args().nth(3).as_deref() == Some("restart") {
+        let there = Control::new(socket)?;
+        println!("{}", there.upgrade_async().await?);
+        return Ok(());
+    }
     let flip = Flip::builder()
+        .control_socket(socket)
         .on_starting_async(async |_: &str| {
             eprintln!("a new process is about to start");
             Ok::<_, String>(())

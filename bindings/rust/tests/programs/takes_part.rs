@@ -29,7 +29,11 @@ fn main() {
     log::set_logger(&Lines).expect("the first logger");
     log::set_max_level(log::LevelFilter::Trace);
     let pid = std::process::id();
-    let flip = Flip::builder()
+    let mut builder = Flip::builder();
+    if let (Some(socket), Some(pid_file)) = (std::env::var_os("CONTROL"), std::env::var_os("PID_FILE")) {
+        builder = builder.control_socket(std::path::Path::new(&socket)).pid_file(pid_file);
+    }
+    let flip = builder
         .on_starting(move |who| {
             assert!(!exists("PANIC"), "as the test asked");
             eprintln!("STARTING {pid}: {who}");

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use testkit::load::{Load, Report};
 use testkit::process::{Family, Proc, Process, Signal, signal};
-use testkit::wait_until;
+use testkit::{wait_for, wait_until};
 
 /// How long anything that normally takes milliseconds may take.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -55,8 +55,7 @@ pub fn ten_upgrades(family: &Family, load: Load, least: u64) -> Report {
         let began = load.mark();
         signal(pid, Signal::SIGUSR1);
         let other = || load.seen().last().map(|seen| seen.identity.pid).filter(|other| *other != pid);
-        wait_until("another process answers", SOON, || other().is_some());
-        let next = other().expect("another");
+        let next = wait_for("another process answers", SOON, other);
         wait_until("the old process has exited", SOON * 4, || !Proc(pid).alive());
         let sent = load.between(began, load.mark()).sent;
         assert!(sent > 0, "upgrade {number} is void: no request was sent during it");

@@ -25,6 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(2).unwrap_or("/tmp/lines.sock".into());
     let mut builder = TokioEcdysisBuilder::new(SignalKind::hangup())?;
     builder.stop_on_signal(SignalKind::terminate())?;
+    builder.upgrade_on_socket(format!("{path}.upgrade"))?;
+    builder.set_pid_file(format!("{path}.pid"));
     builder.partial_stop_on_signal(SignalKind::user_defined2())?;
     let tcp = builder.build_listen_tcp(StopOnShutdown::Yes, address, |socket, address| {
         socket.set_reuse_address(true)?;

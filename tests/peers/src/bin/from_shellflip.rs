@@ -48,10 +48,19 @@ async fn serve(mut client: TcpStream, handle: Arc<ShutdownHandle>) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
+    let socket = std::env::args().nth(2).unwrap_or("/tmp/counts.sock".into());
+    if std::env::args().nth(3).as_deref() == Some("restart") {
+        let there =
+            RestartConfig { enabled: true, coordination_socket_path: socket.into(), ..Default::default() };
+        println!("{}", there.request_restart().await?);
+        return Ok(());
+    }
     if let Some(mut pipe) = receive_from_old_process() {
         SERVED.store(pipe.read_u64().await?, SeqCst);
     }
     let config = RestartConfig {
+        enabled: true,
+        coordination_socket_path: socket.into(),
         lifecycle_handler: Box::new(Handler),
         environment: vec![("STARTED_BY".into(), "an upgrade".into())],
         exit_on_error: false,
