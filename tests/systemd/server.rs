@@ -15,25 +15,6 @@ pub struct Server<'a> {
     pub unit: &'static str,
 }
 
-/// What the machine runs by the name of flipctl: it signals, and waits for what systemd says of the unit.
-const FLIPCTL: &str = r#"#!/bin/sh
-unit=$(sed -n 's|^0::.*/||p' /proc/self/cgroup)
-show() { systemctl show --value -p "$1" "$unit"; }
-was=$(show StatusText)
-kill -USR1 "$MAINPID"
-while now=$(show StatusText); do
-    case $now in
-        "$was" | "An upgrade"* | Upgrading*)
-            [ -z "$gone" ] || exit 2
-            kill -0 "$MAINPID" || gone=yes
-            sleep 0.01
-            ;;
-        *"No upgrade"*) echo "$now" >&2; exit 1 ;;
-        *) exit 0 ;;
-    esac
-done
-"#;
-
 impl<'a> Server<'a> {
     /// The example unit for this systemd, running `http_epoll`, with these settings in its [Service].
     pub fn start(machine: &'a Machine, settings: &str) -> Server<'a> {
@@ -42,14 +23,15 @@ impl<'a> Server<'a> {
 
     /// The same with the host of the tests, which makes library calls on request.
     pub fn start_host(machine: &'a Machine, settings: &str) -> Server<'a> {
-        let settings = format!("Environment=HOST_ADDRESS=tcp://127.0.0.1:8080\n{settings}");
+        let environment = "HOST_ADDRESS=tcp://127.0.0.1:8080 HOST_CONTROL_SOCKET=unix:///run/server/ctl";
+        let settings = format!("Environment={environment}\nRuntimeDirectory=server\n{settings}");
         Server::start_program(machine, "tests/c/host.c", &settings)
     }
 
     fn start_program(machine: &'a Machine, source: &str, settings: &str) -> Server<'a> {
         machine.install(&c_program(source, &[]), "server");
         let unit = if machine.version >= 253 { "server.service" } else { "server-flipctl.service" };
-        machine.script("flipctl", FLIPCTL);
+        machine.install(&c_program("tests/systemd/flipctl.c", &[]), "flipctl");
         machine.example(unit);
         let server = Server { machine, unit };
         server.settings(&format!("Environment=IDLE_GRACE_MS=200\n{settings}"));
