@@ -5,8 +5,9 @@
  * next one goes to the successor. A connection without a request stays open for IDLE_GRACE_MS, so that a client that
  * pauses for less than that never meets a closing connection.
  *
- * Usage: http_epoll [ADDRESS]. Environment: ADDRESS, IDLE_GRACE_MS, UPGRADE_TIMEOUT_MS, DRAIN_TIMEOUT_MS, and
- * under systemd WATCHDOG=1, FD_STORE=1, RELOAD_SIGNAL=1, a further signal that upgrades (docs/systemd.md). */
+ * Usage: http_epoll [ADDRESS]. Environment: ADDRESS, IDLE_GRACE_MS, UPGRADE_TIMEOUT_MS, DRAIN_TIMEOUT_MS,
+ * CONTROL_SOCKET (where flipctl asks), and for units of systemd (docs/systemd.md) WATCHDOG=1, FD_STORE=1, RELOAD_SIGNAL
+ * (the number of a further signal that upgrades). */
 #define _GNU_SOURCE
 #include "http_request.h"
 #include <errno.h>
@@ -318,6 +319,7 @@ int main(int argc, char **argv)
     if (flip_config_set_upgrade_timeout(config, setting("UPGRADE_TIMEOUT_MS", 60000)) < 0 ||
         flip_config_set_drain_timeout(config, setting("DRAIN_TIMEOUT_MS", 30000)) < 0 ||
         (reload > 0 && flip_config_set_signal(config, reload, FLIP_REQUEST_UPGRADE) < 0) ||
+        flip_config_set_control_socket(config, getenv("CONTROL_SOCKET")) < 0 ||
         flip_config_set_watchdog(config, (int)setting("WATCHDOG", 0)) < 0 ||
         flip_config_set_fd_store(config, (int)setting("FD_STORE", 0)) < 0 || flip_init(config, &flip) < 0)
         return fail("cannot start");

@@ -11,33 +11,30 @@ use testkit::wait_until;
 
 pub fn a_new_main_process_that_crashes_is_restarted_while_the_old_one_drains(machine: &Machine) {
     let server = Server::start(machine, "");
-    std::thread::scope(|scope| {
-        let open = server.slow(scope, 1500);
-        let new = server.reload();
-        assert_eq!(machine.processes(server.unit).len(), 2);
-        let crash = Instant::now();
-        server.kill(new, "KILL");
-        // Seen at once, and not when the drainer ends.
-        wait_until("systemd has seen it", SOON, || server.state() != "active" || server.restarts() == 1);
-        let seen = crash.elapsed();
-        assert!(!open.is_finished() && seen < scaled(Duration::from_secs(1)), "seen after {seen:?}");
-        let took = server.wait_for_restart(1, crash);
-        assert!(took < scaled(Duration::from_secs(2)), "restarted after {took:?}");
-        // The drainer's request was answered all the same.
-        open.join().unwrap().expect("an answer");
-    });
+    let old = server.main_pid();
+    let open = server.open();
+    let new = server.reload();
+    assert_eq!(machine.processes(server.unit).len(), 2);
+    let crash = Instant::now();
+    server.kill(new, "KILL");
+    // Seen at once, and not when the drainer ends.
+    wait_until("systemd has seen it", SOON, || server.state() != "active");
+    assert_eq!(machine.processes(server.unit), [old]);
+    // The drainer's request is answered all the same.
+    assert_eq!(open.finish().expect("an answer"), old);
+    let took = server.wait_for_restart(1, crash);
+    println!("restarted {took:?} after a crash beside a drain");
+    assert!(took < scaled(Duration::from_secs(2)), "restarted after {took:?}");
     assert_eq!(server.who(), server.main_pid());
     // A drain that would not end has the two seconds of SIGTERM, and no more.
-    std::thread::scope(|scope| {
-        let open = server.slow(scope, 15_000);
-        let new = server.reload();
-        let crash = Instant::now();
-        server.kill(new, "KILL");
-        let took = server.wait_for_restart(2, crash);
-        println!("restarted {took:?} after a crash beside a drain that does not end");
-        assert!(took < scaled(Duration::from_secs(4)), "restarted after {took:?}");
-        assert!(open.join().unwrap().is_err());
-    });
+    let open = server.open();
+    let new = server.reload();
+    let crash = Instant::now();
+    server.kill(new, "KILL");
+    let took = server.wait_for_restart(2, crash);
+    println!("restarted {took:?} after a crash beside a drain that does not end");
+    assert!(took < scaled(Duration::from_secs(4)), "restarted after {took:?}");
+    assert!(open.finish().is_err());
     server.reload();
 }
 
@@ -70,16 +67,17 @@ pub fn no_connection_is_refused_while_a_crashed_server_is_restarted(machine: &Ma
             })
         });
         // With an old one that drains, and without.
-        let open = server.slow(scope, 1000);
+        let open = server.open();
         let new = server.reload();
         let crash = Instant::now();
         server.kill(new, "KILL");
         // Sent while nobody is there to accept it.
         let waiting = scope.spawn(|| server.get("/"));
+        wait_until("systemd has seen it", SOON, || server.state() != "active");
+        open.finish().expect("an answer");
         let took = server.wait_for_restart(1, crash);
         assert!(took < scaled(Duration::from_secs(2)), "restarted after {took:?}");
         assert_eq!(waiting.join().unwrap().expect("an answer"), server.main_pid());
-        open.join().unwrap().expect("an answer");
         let only = server.main_pid();
         wait_until("the old one has gone", SOON, || machine.processes(server.unit) == [only]);
         server.kill(only, "KILL");

@@ -107,15 +107,6 @@ impl Machine {
         self.unshare.output()
     }
 
-    /// A script in `/usr/local/bin`.
-    pub fn script(&self, name: &str, text: &str) {
-        let path = self.shared.path().join("script");
-        std::fs::write(&path, text).expect("a script");
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .expect("its mode");
-        self.install(&path, name);
-    }
-
     /// A copy of the program in `/usr/local/bin`, by rename, as an installation does it.
     pub fn install(&self, program: &Path, name: &str) {
         std::fs::copy(program, self.shared.path().join("new")).expect("a copy");

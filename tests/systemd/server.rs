@@ -1,7 +1,10 @@
 //! A server as a unit of a machine, as its operator and its clients see it.
 
 use super::machine::Machine;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
+use testkit::deadline::scaled;
 use testkit::host::{SOON, c_program};
 use testkit::load::{Address, Config, Identity, Load, get};
 use testkit::{wait_for, wait_until};
@@ -12,25 +15,6 @@ pub struct Server<'a> {
     pub unit: &'static str,
 }
 
-/// What the machine runs by the name of flipctl: it signals, and waits for what systemd says of the unit.
-const FLIPCTL: &str = r#"#!/bin/sh
-unit=$(sed -n 's|^0::.*/||p' /proc/self/cgroup)
-show() { systemctl show --value -p "$1" "$unit"; }
-was=$(show StatusText)
-kill -USR1 "$MAINPID"
-while now=$(show StatusText); do
-    case $now in
-        "$was" | "An upgrade"* | Upgrading*)
-            [ -z "$gone" ] || exit 2
-            kill -0 "$MAINPID" || gone=yes
-            sleep 0.01
-            ;;
-        *"No upgrade"*) echo "$now" >&2; exit 1 ;;
-        *) exit 0 ;;
-    esac
-done
-"#;
-
 impl<'a> Server<'a> {
     /// The example unit for this systemd, running `http_epoll`, with these settings in its [Service].
     pub fn start(machine: &'a Machine, settings: &str) -> Server<'a> {
@@ -39,14 +23,15 @@ impl<'a> Server<'a> {
 
     /// The same with the host of the tests, which makes library calls on request.
     pub fn start_host(machine: &'a Machine, settings: &str) -> Server<'a> {
-        let settings = format!("Environment=HOST_ADDRESS=tcp://127.0.0.1:8080\n{settings}");
+        let environment = "HOST_ADDRESS=tcp://127.0.0.1:8080 HOST_CONTROL_SOCKET=unix:///run/server/ctl";
+        let settings = format!("Environment={environment}\nRuntimeDirectory=server\n{settings}");
         Server::start_program(machine, "tests/c/host.c", &settings)
     }
 
     fn start_program(machine: &'a Machine, source: &str, settings: &str) -> Server<'a> {
         machine.install(&c_program(source, &[]), "server");
         let unit = if machine.version >= 253 { "server.service" } else { "server-flipctl.service" };
-        machine.script("flipctl", FLIPCTL);
+        machine.install(&c_program("tests/systemd/flipctl.c", &[]), "flipctl");
         machine.example(unit);
         let server = Server { machine, unit };
         server.settings(&format!("Environment=IDLE_GRACE_MS=200\n{settings}"));
@@ -156,28 +141,38 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// A request that is open until `ms` have passed, on whoever serves now.
-    pub fn slow<'s, 'e>(
-        &'e self,
-        scope: &'s std::thread::Scope<'s, 'e>,
-        ms: u32,
-    ) -> std::thread::ScopedJoinHandle<'s, std::io::Result<i32>> {
-        let path = if self.is_host() { format!("/slow/{ms}") } else { format!("/slow?ms={ms}") };
-        let before = self.connections();
-        let thread = scope.spawn(move || self.get(&path));
-        wait_until("the connection", SOON, || self.connections() > before);
-        // The connection is there; that it was accepted and its request read shows in nothing but time.
-        std::thread::sleep(Duration::from_millis(100));
-        thread
+    /// A connection to the process that serves now, which drains for as long as it is open: it has answered one request
+    /// there, and has got half of a second.
+    pub fn open(&self) -> Open {
+        let stream = self.machine.inside(|| TcpStream::connect("127.0.0.1:8080")).expect("a connection");
+        stream.set_read_timeout(Some(scaled(SOON))).expect("a time-out");
+        let mut open = Open(stream);
+        open.0.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("a request");
+        assert_eq!(open.answer().expect("an answer"), self.main_pid());
+        open.0.write_all(b"GET / HTTP/1.1\r\n").expect("half a request");
+        open
+    }
+}
+
+/// See [`Server::open`].
+pub struct Open(TcpStream);
+
+impl Open {
+    /// The rest of the request, and who answers it.
+    pub fn finish(mut self) -> std::io::Result<i32> {
+        self.0.write_all(b"Host: a\r\n\r\n")?;
+        self.answer()
     }
 
-    fn is_host(&self) -> bool {
-        self.machine.property(self.unit, "Environment").contains("HOST_ADDRESS")
-    }
-
-    /// Open connections to the server's port.
-    fn connections(&self) -> usize {
-        let table = self.machine.must(&["cat", "/proc/net/tcp"]);
-        table.lines().filter(|line| line.contains("0100007F:1F90 0100007F:") && line.contains(" 01 ")).count()
+    /// Up to the end of the one line of the body.
+    fn answer(&mut self) -> std::io::Result<i32> {
+        let mut text = Vec::new();
+        let mut byte = [0];
+        while !text.ends_with(b"}\n") {
+            self.0.read_exact(&mut byte)?;
+            text.push(byte[0]);
+        }
+        let body = text.iter().rposition(|byte| *byte == b'{').unwrap_or(0);
+        Ok(Identity::parse(&text[body..]).pid)
     }
 }

@@ -37,33 +37,31 @@ pub fn a_stop_in_an_upgrade_ends_everything(machine: &Machine) {
 
 pub fn a_stop_in_a_drain_lets_requests_finish(machine: &Machine) {
     let server = Server::start(machine, "");
-    std::thread::scope(|scope| {
-        let old = server.slow(scope, 1500);
-        server.reload();
-        let new = server.slow(scope, 1500);
-        assert_eq!(machine.processes(server.unit).len(), 2);
-        machine.must(&["systemctl", "stop", server.unit]);
-        old.join().unwrap().expect("the old one's answer");
-        new.join().unwrap().expect("the new one's answer");
-    });
+    let old = server.open();
+    server.reload();
+    let new = server.open();
+    assert_eq!(machine.processes(server.unit).len(), 2);
+    machine.must(&["systemctl", "stop", "--no-block", server.unit]);
+    wait_until("the stop has begun", SOON, || server.state() == "deactivating");
+    old.finish().expect("the old one's answer");
+    new.finish().expect("the new one's answer");
+    wait_until("the end", SOON, || server.state() != "deactivating");
     assert_stopped(&server);
 }
 
 /// Even where systemd listens to all (NotifyAccess=all).
 pub fn a_draining_process_never_makes_systemd_do_anything(machine: &Machine) {
     let server = Server::start(machine, "NotifyAccess=all");
-    std::thread::scope(|scope| {
-        for signal in ["TERM", "KILL", "USR1"] {
-            let old = server.main_pid();
-            let open = server.slow(scope, 1500);
-            let new = server.reload();
-            let status = server.status();
-            server.kill(old, signal);
-            wait_until("its end", SOON, || machine.processes(server.unit) == [new]);
-            assert_eq!((server.main_pid(), server.status()), (new, status));
-            assert_eq!(open.join().unwrap().is_ok(), signal != "KILL");
-        }
-    });
+    for signal in ["TERM", "KILL", "USR1"] {
+        let old = server.main_pid();
+        let open = server.open();
+        let new = server.reload();
+        let status = server.status();
+        server.kill(old, signal);
+        assert_eq!(open.finish().is_ok(), signal != "KILL");
+        wait_until("its end", SOON, || machine.processes(server.unit) == [new]);
+        assert_eq!((server.main_pid(), server.status()), (new, status));
+    }
     server.assert_always_active();
     server.reload();
 }
