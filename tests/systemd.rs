@@ -24,8 +24,8 @@ use std::time::Duration;
 
 /// Runs a scenario on a fresh machine.
 fn run(test: &str, release: impl FnOnce() -> Release, scenario: fn(&Machine)) {
-    // A first debootstrap included.
-    let _limit = testkit::limit(Duration::from_secs(280));
+    // A first debootstrap and the build of flipctl included.
+    let _limit = testkit::limit(Duration::from_secs(600));
     if let Some(why) = machine::impossible() {
         println!(
             "SKIPPED: {test}: NO SYSTEMD CAN BE BOOTED HERE ({why}); notify.rs has a socket in its place"

@@ -3,10 +3,14 @@
 use super::machine::Machine;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use testkit::deadline::scaled;
 use testkit::host::{SOON, c_program};
 use testkit::load::{Address, Config, Identity, Load, get};
+use testkit::process::kit_program;
 use testkit::{wait_for, wait_until};
 
 /// A unit that runs.
@@ -31,7 +35,7 @@ impl<'a> Server<'a> {
     fn start_program(machine: &'a Machine, source: &str, settings: &str) -> Server<'a> {
         machine.install(&c_program(source, &[]), "server");
         let unit = if machine.version >= 253 { "server.service" } else { "server-flipctl.service" };
-        machine.install(&c_program("tests/systemd/flipctl.c", &[]), "flipctl");
+        machine.install(flipctl(), "flipctl");
         machine.example(unit);
         let server = Server { machine, unit };
         server.settings(&format!("Environment=IDLE_GRACE_MS=200\n{settings}"));
@@ -152,6 +156,20 @@ impl<'a> Server<'a> {
         open.0.write_all(b"GET / HTTP/1.1\r\n").expect("half a request");
         open
     }
+}
+
+/// The operator's tool, built here; with the faults, as all that shares the target folder with the tests.
+fn flipctl() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let build = ["build", "--quiet", "--package", "flipctl", "--features", "libshellflip/faults"];
+            let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+            let status = Command::new(cargo).args(build).args(["--manifest-path", manifest]).status();
+            assert!(status.expect("cargo").success(), "flipctl cannot be built");
+        }
+        kit_program("flipctl").expect("cargo build --package flipctl --features libshellflip/faults")
+    })
 }
 
 /// See [`Server::open`].
