@@ -4,7 +4,8 @@ use crate::kit::{Ran, flipctl};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use testkit::host::{SOON, c_program};
+use std::time::Duration;
+use testkit::host::c_program;
 use testkit::process::{Family, Process, Program, TempDir, temp_dir};
 
 /// A server to look at, found by its control socket.
@@ -13,6 +14,9 @@ pub struct Patient {
     pub process: Process,
     folder: TempDir,
 }
+
+/// supervisord takes seconds to start what it watches.
+const START: Duration = Duration::from_secs(40);
 
 /// The program.
 pub fn sick() -> PathBuf {
@@ -31,7 +35,7 @@ impl Patient {
         let control = format!("unix://{}/ctl", folder.path().display());
         let program = program(&family, folder.path()).env("SICK", illnesses).env("CONTROL_SOCKET", control);
         let process = program.start();
-        process.wait_for_output("ready", SOON);
+        process.wait_for_output("ready", START);
         Patient { family, process, folder }
     }
 
