@@ -286,7 +286,7 @@ pub enum Action {
     Disown,
     /// Shutdown fires.
     Shutdown(Shutdown),
-    /// A second stop: the drain deadline moves to two seconds from now.
+    /// A second stop: the drain deadline moves to a second and a half from now.
     CutDrain,
     /// One line for the log.
     Log(String),

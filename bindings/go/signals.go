@@ -16,7 +16,7 @@ func (u *Upgrader) UpgradeOn(signals ...os.Signal) {
 }
 
 // StopOn stops the service whenever one of the signals comes: Exit is closed. The second one cuts the drain short: it
-// ends 2 s later.
+// ends 1.5 s later.
 func (u *Upgrader) StopOn(signals ...os.Signal) {
 	u.on(signals, func() {
 		if u.ready.Load() {

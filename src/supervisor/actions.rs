@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 /// A second stop leaves this much to a drain.
-const CUT_DRAIN: Duration = Duration::from_secs(2);
+const CUT_DRAIN: Duration = Duration::from_millis(1500);
 /// The usual reason is a wrapper whose child runs the server: a child is not the process that was started.
 const NEVER_INITIALISED: &str =
     "; flip_init was not called in that process: a wrapper must exec the server, not fork it";

@@ -13,7 +13,7 @@ from types import FrameType
 
 from .config import Request
 
-#: SIGINT too: a first Ctrl-C finishes what is open, a second one shortens the drain to two seconds.
+#: SIGINT too: a first Ctrl-C finishes what is open, a second one shortens the drain to 1.5 seconds.
 DEFAULT: Mapping[int, Request] = {
     signal.SIGUSR1: Request.UPGRADE,
     signal.SIGTERM: Request.STOP,
