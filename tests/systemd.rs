@@ -71,4 +71,5 @@ scenarios![
     units::socket_activation_starts_and_upgrades,
     units::an_unprivileged_server_is_replaced,
     units::the_shortest_notify_reload_unit_works,
+    units::the_doctor_finds_each_setting_that_loses_the_service_and_nothing_in_the_recommended_unit,
 ];

@@ -102,3 +102,47 @@ pub fn the_shortest_notify_reload_unit_works(machine: &Machine) {
     load.stop().assert_clean();
     server.assert_always_active();
 }
+
+/// What `flipctl doctor` finds, by its codes.
+fn findings(machine: &Machine) -> Vec<String> {
+    let (_, text) = machine.run(&["flipctl", "doctor", "--json", "--socket", "/run/server/ctl"]);
+    let value: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let all = value["findings"].as_array().unwrap_or_else(|| panic!("{text}"));
+    all.iter().map(|one| one["code"].as_str().expect("a code").to_string()).collect()
+}
+
+pub fn the_doctor_finds_each_setting_that_loses_the_service_and_nothing_in_the_recommended_unit(
+    machine: &Machine,
+) {
+    let control = "Environment=CONTROL_SOCKET=unix:///run/server/ctl\nRuntimeDirectory=server";
+    let server = Server::start(machine, control);
+    assert_eq!(findings(machine), [""; 0]);
+    server.reload();
+    assert_eq!(findings(machine), [""; 0]);
+    let hup = match machine.version {
+        253.. => "ReloadSignal=SIGHUP",
+        _ => "ExecReload=\nExecReload=/bin/kill -HUP $MAINPID",
+    };
+    let wrapped =
+        "Type=simple\nExecStart=\nExecStart=/bin/sh -c '/usr/local/bin/server tcp://127.0.0.1:8080; true'";
+    let deaf =
+        "ExecStart=\nExecStart=/usr/bin/env -u NOTIFY_SOCKET /usr/local/bin/server tcp://127.0.0.1:8080";
+    for (settings, code) in [
+        ("Type=simple", "unit-type"),
+        ("NotifyAccess=all", "unit-notify-access"),
+        ("KillMode=mixed", "unit-kill-mode"),
+        ("PIDFile=/run/server/pid", "unit-pid-file"),
+        (hup, "unit-reload-signal"),
+        (wrapped, "unit-main-process"),
+        (deaf, "unit-not-notified"),
+    ] {
+        machine.must(&["systemctl", "stop", server.unit]);
+        server.settings(&format!("{control}\n{settings}"));
+        // Two of them would never be started, as systemd sees it.
+        machine.must(&["systemctl", "start", "--no-block", server.unit]);
+        wait_until("it serves", SOON, || server.get("/").is_ok());
+        let found = findings(machine);
+        assert!(found.iter().any(|one| one == code), "{settings}: {found:?}");
+    }
+}
