@@ -25,6 +25,9 @@ import (
 	"github.com/libshellflip/libshellflip/bindings/go/fliphttp"
 )
 
+// patience is how long a client may take to send its request, and to delay an upgrade.
+const patience = 5 * time.Second
+
 // Set with -ldflags "-X main.version=2". Versions 3 and 4 are no good: the old one goes on serving.
 var version = "1"
 
@@ -45,8 +48,8 @@ func starting(requester string) error {
 
 func writeState(out io.Writer) error {
 	upg.Pause()
-	// Who was accepted is counted.
-	for until := time.Now().Add(2 * time.Second); upg.Connections() > 0; time.Sleep(time.Millisecond) {
+	// Who was accepted is counted. A client that sends nothing is given up before this is.
+	for until := time.Now().Add(patience + time.Second); upg.Connections() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			return fmt.Errorf("%d connections have not ended", upg.Connections())
 		}
@@ -116,7 +119,7 @@ func main() {
 	}
 	upg.UpgradeOn(syscall.SIGUSR1)
 	upg.StopOn(syscall.SIGTERM, syscall.SIGINT)
-	server := &http.Server{Handler: http.HandlerFunc(count), ReadHeaderTimeout: time.Second}
+	server := &http.Server{Handler: http.HandlerFunc(count), ReadHeaderTimeout: patience}
 	server.SetKeepAlivesEnabled(false)
 	served := make(chan error)
 	go func() { served <- fliphttp.Serve(upg, server, listener) }()

@@ -25,9 +25,10 @@ func main() {
 	}
 	defer upg.Stop()
 
+	// Outside of the goroutine, unlike in tableflip's example: the first signal may come before that runs.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
 	go func() {
-		hangups := make(chan os.Signal, 1)
-		signal.Notify(hangups, syscall.SIGHUP)
 		for range hangups {
 			if err := upg.Upgrade(); err != nil {
 				log.Println("upgrade failed:", err)
@@ -36,9 +37,9 @@ func main() {
 	}()
 
 	// Not in tableflip's example, which ends with Ctrl-C.
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM)
 	go func() {
-		terminate := make(chan os.Signal, 1)
-		signal.Notify(terminate, syscall.SIGTERM)
 		<-terminate
 		upg.Stop()
 	}()
