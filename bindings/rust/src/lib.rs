@@ -67,3 +67,8 @@ pub use control::Control;
 pub use error::{Error, ErrorKind, Failure, Result};
 pub use events::{Event, EventMask, Level, Starting, StateWriter};
 pub use flip::{Flip, Request, Shutdown};
+
+/// Its programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2::SendRequest;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,7 +39,8 @@ struct Shared {
     stop: AtomicBool,
     answered: AtomicU64,
     goaway: AtomicU64,
-    newest: AtomicI32,
+    /// In the order of their first answers: the last answer of an old one may be read late.
+    seen: Mutex<Vec<i32>>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -69,9 +70,9 @@ impl Http2 {
         Http2 { shared, thread }
     }
 
-    /// The pid that answered last.
+    /// The newest process that has answered.
     pub fn newest(&self) -> Option<i32> {
-        Some(self.shared.newest.load(SeqCst)).filter(|pid| *pid != 0)
+        self.shared.seen.lock().expect("a lock").last().copied()
     }
 
     pub fn answered(&self) -> u64 {
@@ -136,7 +137,10 @@ async fn one_stream(shared: Arc<Shared>, mut sender: Sender, asks: Asks) {
         match tokio::time::timeout(scaled(Duration::from_secs(10)), ask(&mut sender, asks)).await {
             Ok(Ok(Some(pid))) => {
                 shared.answered.fetch_add(1, SeqCst);
-                shared.newest.store(pid, SeqCst);
+                let mut seen = shared.seen.lock().expect("a lock");
+                if !seen.contains(&pid) {
+                    seen.push(pid);
+                }
             }
             Ok(Ok(None)) => return,
             Ok(Err(why)) => shared.failed(why),
