@@ -62,7 +62,7 @@ def suites():
         Suite("flipctl", cargo("--package", "flipctl", "--features", "libshellflip/faults")),
     ]
     pytest = [str(VENV / "bin" / "python"), "-m", "pytest", "-q", "-ra", "bindings/python"]
-    found.append(Suite("python", pytest, limit=600, kind="pytest"))
+    found.append(Suite("python", pytest, limit=900, kind="pytest"))
     for path in sorted((ROOT / "tests").glob("*.rs")):
         name = path.stem
         alone = name.startswith("alone_")

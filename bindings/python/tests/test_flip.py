@@ -269,8 +269,8 @@ def test_unknown_arguments_and_times_that_are_none() -> None:
     with pytest.raises(OSError, match=r"time-out|year|milliseconds") as caught:
         Flip(signals=False, upgrade_timeout=0)
     assert caught.value.errno == errno.EINVAL
-    with Flip(signals=False):
-        pass
+    with Flip(signals=False, watchdog=True, fd_store=False, max_draining=0, probation=0.5, pid_file=None) as flip:
+        flip.ready()
 
 
 def test_signals_need_the_main_thread() -> None:

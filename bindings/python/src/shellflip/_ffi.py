@@ -30,6 +30,8 @@ PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "flip_config_set_events": (c_int, c_void_p, c_uint),
     "flip_config_set_control_socket": (c_int, c_void_p, c_char_p),
     "flip_config_set_pid_file": (c_int, c_void_p, c_char_p),
+    "flip_config_set_watchdog": (c_int, c_void_p, c_int),
+    "flip_config_set_fd_store": (c_int, c_void_p, c_int),
     "flip_init": (c_int, c_void_p, POINTER(c_void_p)),
     "flip_free": (None, c_void_p),
     "flip_generation": (c_int, c_void_p),

@@ -68,6 +68,10 @@ class Settings(TypedDict, total=False):
     probation: float | None
     #: How many older generations may still drain while a further upgrade starts; 1.
     max_draining: int | None
+    #: Ping systemd's watchdog from the library; False. Says that the process runs, not that your loop does.
+    watchdog: bool | None
+    #: Keep listeners in systemd's descriptor store, so that they outlive a crash; False.
+    fd_store: bool | None
 
 
 def milliseconds(seconds: float | None) -> int:
@@ -103,4 +107,4 @@ def made(mask: int, settings: Settings) -> Iterator[ctypes.c_void_p]:
 def _encoded(name: str, value: Any) -> Any:
     if name in ("control_socket", "pid_file"):
         return os.fsencode(value)
-    return value if name == "max_draining" else milliseconds(value)
+    return int(value) if name in ("max_draining", "watchdog", "fd_store") else milliseconds(value)
