@@ -117,7 +117,7 @@ func TestUpgradesGoOnUnderGCPressureAndASignalStorm(t *testing.T) {
 }
 
 func TestNothingIsAcceptedBeforeReadyAlthoughServeWasCalled(t *testing.T) {
-	const slow = 1500
+	const slow = 3000
 	h := startHost(t, fmt.Sprintf("SLOW_READY_MS=%d", slow))
 	pid := h.serving(0)
 	load := startLoad(t, "tcp://"+h.address, "--connections", "4", "--streams", "4")
@@ -128,7 +128,7 @@ func TestNothingIsAcceptedBeforeReadyAlthoughServeWasCalled(t *testing.T) {
 		t.Errorf("the new process was ready after %v", took)
 	}
 	said := load.stop()
-	said.clean(t, 500)
+	said.clean(t, 100)
 	if len(said.Seen) != 2 || said.Seen[0].Last-said.Seen[1].First > slow/2000.0 {
 		t.Errorf("the new process has answered while it was not ready: %+v", said.Seen)
 	}

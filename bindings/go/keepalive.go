@@ -30,8 +30,6 @@ import (
 const (
 	// lingering is how long a client may take to close a connection that is closed here.
 	lingering = 2 * time.Second
-	// settled is long after a request was read whose handler runs.
-	settled = 100 * time.Millisecond
 	// looking is how often connections are looked at while Exit waits for them.
 	looking = 2 * time.Millisecond
 )
@@ -77,9 +75,8 @@ func (u *Upgrader) finishKeepAlive(listeners []*listener) {
 func (l *listener) mayGetRequests() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now().UnixNano()
 	for t := range l.open {
-		if t.exchange.mayGetRequests(now) {
+		if t.exchange.mayGetRequests() {
 			return true
 		}
 	}
@@ -113,8 +110,9 @@ func (l *listener) httpClose(t *tracked) bool {
 
 // exchange follows the requests and answers of a connection as far as is needed to end it between two.
 type exchange struct {
-	reading sync.Mutex   // held during a read
-	asked   atomic.Int64 // when the request was read that is not answered yet; 0: there is none
+	reading sync.Mutex  // held during a read
+	asked   atomic.Bool // a request was read that is not answered yet
+	working atomic.Bool // and its handler runs
 	kind    atomic.Int32
 }
 
@@ -127,15 +125,14 @@ const (
 )
 
 // mayGetRequests says whether Shutdown would cut a request: one that is on its way, or has just been read.
-func (e *exchange) mayGetRequests(now int64) bool {
-	asked := e.asked.Load()
+func (e *exchange) mayGetRequests() bool {
 	switch e.kind.Load() {
 	case switched:
 		return false
 	case opaque:
 		return true
 	}
-	return asked == 0 || now-asked < int64(settled)
+	return !e.asked.Load() || !e.working.Load()
 }
 
 func (t *tracked) read(b []byte) (int, error) {
@@ -145,13 +142,15 @@ func (t *tracked) read(b []byte) (int, error) {
 	if t.closed.Load() {
 		return 0, net.ErrClosed
 	}
+	// While a handler runs net/http reads one byte ahead, to see a client go. That is no request, but says that the one
+	// before is past the point where Shutdown would drop it.
+	e.working.Store(len(b) == 1)
 	n, err := t.raw.Read(b)
-	// While a handler runs net/http reads one byte ahead, to see a client go. That is no request.
 	if n > 0 && len(b) > 1 && t.listener.http.Load() {
 		if e.kind.Load() == unknown {
 			e.kind.Store(kindOf(b[:n]))
 		}
-		e.asked.Store(time.Now().UnixNano())
+		e.asked.Store(true)
 	}
 	if err != nil && t.closed.Load() {
 		err = net.ErrClosed
@@ -171,7 +170,7 @@ func (t *tracked) write(b []byte) (int, error) {
 	e := &t.exchange
 	// What is written first after a request was read is the head of its answer, or a provisional one. Only there may
 	// something be written into it: the body might look like a head, too.
-	if e.asked.Load() == 0 || e.kind.Load() != plain || !bytes.HasPrefix(b, []byte("HTTP/1.")) || len(b) < 12 {
+	if !e.asked.Load() || e.kind.Load() != plain || !bytes.HasPrefix(b, []byte("HTTP/1.")) || len(b) < 12 {
 		return t.raw.Write(b)
 	}
 	switch status := b[9:12]; {
@@ -181,7 +180,7 @@ func (t *tracked) write(b []byte) (int, error) {
 	case status[0] == '1':
 		return t.raw.Write(b)
 	}
-	e.asked.Store(0)
+	e.asked.Store(false)
 	if !t.listener.ending.Load() || t.listener.fds.upg.options.IdleGrace < 0 {
 		return t.raw.Write(b)
 	}
