@@ -180,6 +180,28 @@ impl Overrides {
         entries
     }
 
+    /// What the next upgrade runs and where, as it is known without a look at the disk; without a slash the executable is
+    /// looked for in PATH then.
+    pub fn next(&self, startup: &Startup) -> (Option<Original>, Option<CString>) {
+        let start = startup.directory.as_deref();
+        let directory = match &self.directory {
+            Some(path) => Some(join(start, path)),
+            None => start.map(CStr::to_owned),
+        };
+        let original = || {
+            let original = startup.original.as_ref()?;
+            Some(Original { executable: join(start, &original.executable), ..original.clone() })
+        };
+        let by_path = |command: &Original| {
+            let mut command = command.clone();
+            if command.executable.as_bytes().contains(&b'/') {
+                command.executable = join(directory.as_deref(), &command.executable);
+            }
+            command
+        };
+        (self.command.as_ref().map(by_path).or_else(original), directory)
+    }
+
     /// The program for an upgrade now. Says what is missing, by name.
     pub fn resolve(&self, startup: &Startup) -> Result<Program> {
         let start = startup.directory.as_deref();

@@ -60,7 +60,7 @@ fn head(text: &mut String, report: &Report) {
         let command = harmless(&[&[executable.as_str()][..], &arguments].concat().join(" "));
         let place =
             report.directory.as_ref().map_or(String::new(), |path| format!("  in {}", harmless(path)));
-        let _ = writeln!(text, "started as: {command}{place}");
+        let _ = writeln!(text, "program: {command}{place}");
     }
     if !report.signals.upgrade.is_empty() {
         let _ = writeln!(text, "upgraded by: {}", harmless(&report.signals.upgrade.join(", ")));
@@ -194,7 +194,7 @@ mod tests {
         }));
         let expected = "\
 generation 3, pid 4711: upgrading, 17 connections, up 2 h 3 min, libshellflip 0.1.0
-started as: /srv/app -v  in /srv
+program: /srv/app -v  in /srv
 upgraded by: SIGUSR1
 
  generation   pid  role             age  connections

@@ -5,6 +5,7 @@ use super::Supervisor;
 use super::history::{Record, Spent};
 use crate::channel::Process;
 use crate::drain::CONNECTIONS;
+use crate::flip::lock;
 use crate::pid_file::PidFile;
 use crate::registry::Listed;
 use crate::startup::variable;
@@ -23,16 +24,10 @@ impl Supervisor {
         }
         let inner = &self.inner;
         let startup = &inner.startup;
-        let original = startup.original.as_ref();
-        let executable = original.map(|original| {
-            let path = crate::program::join(startup.directory.as_deref(), &original.executable);
-            text(path.as_bytes())
-        });
-        let arguments: Vec<String> = original
-            .iter()
-            .flat_map(|original| &original.arguments)
-            .map(|one| text(one.as_bytes()))
-            .collect();
+        let (command, directory) = lock(&inner.overrides).next(startup);
+        let executable = command.as_ref().map(|command| text(command.executable.as_bytes()));
+        let arguments: Vec<String> =
+            command.iter().flat_map(|command| &command.arguments).map(|one| text(one.as_bytes())).collect();
         let (listeners, descriptors): (Vec<&Listed>, Vec<&Listed>) =
             self.listed.iter().partition(|listed| listed.listener);
         let draining = matches!(self.machine.state(), State::Draining { .. });
@@ -44,7 +39,7 @@ impl Supervisor {
             "uptime_ms": ms(self.born.elapsed()),
             "executable": executable,
             "arguments": arguments,
-            "directory": startup.directory.as_ref().map(|path| text(path.as_bytes())),
+            "directory": directory.as_ref().map(|path| text(path.as_bytes())),
             "signals": self.signals(),
             "connections": CONNECTIONS.count(),
             "listeners": listeners.iter().map(|one| listener(one)).collect::<Vec<_>>(),

@@ -8,6 +8,27 @@ use testkit::host::SOON;
 use testkit::process::Proc;
 
 #[test]
+fn it_tells_what_the_next_upgrade_runs() {
+    let _limit = testkit::limit(LIMIT);
+    let served = Served::start(&[]);
+    for (calls, executable, directory) in [
+        (&["/command/%2Fsrv%2Fapp/-v"][..], "/srv/app", None),
+        (&["/command/app/-v"], "app", None),
+        (&["/directory/%2Ftmp"], "app", Some("/tmp")),
+        (&["/command/.%2Fapp/-v"], "/tmp/./app", Some("/tmp")),
+    ] {
+        calls.iter().for_each(|call| assert_eq!(served.host.call(call).rc, 0, "{call}"));
+        let status = served.status();
+        assert_eq!(status["executable"], executable, "{status}");
+        assert_eq!(status["arguments"][1], "-v", "{status}");
+        if let Some(directory) = directory {
+            assert_eq!(status["directory"], directory, "{status}");
+        }
+    }
+    served.stop();
+}
+
+#[test]
 fn it_tells_what_this_process_is() {
     let _limit = testkit::limit(LIMIT);
     let address = "tcp://127.0.0.1:0?name=web&keep=stop";
