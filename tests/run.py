@@ -57,7 +57,7 @@ def suites():
         # other.
         Suite("rust", cargo("--package", "graceflip", "--all-features", "--features", "shellflip/faults"), 1200),
         # In a workspace of its own, which nothing else has to build.
-        Suite("rust-web", cargo("--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
+        Suite("rust-web", cargo("--locked", "--manifest-path", "examples/rust/web/Cargo.toml", "--target-dir", WEB), 1200),
         # With the library as the other suites have it: the servers of these tests link the same file.
         Suite("flipctl", cargo("--package", "flipctl", "--features", "libshellflip/faults")),
     ]
@@ -339,7 +339,7 @@ def main():
     if not any(suite.name == "go-1.19" for suite in suites()):
         print("SKIPPED: go-1.19: there is no /usr/lib/go-1.19 (Debian 12: apt-get install golang-1.19-go)")
     results = []
-    build = ["cargo", "test", "--workspace", "--features", "libshellflip/faults", "--no-run"]
+    build = ["cargo", "test", "--locked", "--workspace", "--features", "libshellflip/faults", "--no-run"]
     for suite in [Suite("build", build, BUILD_LIMIT, kind="build"), *chosen]:
         print(f"{suite.name} …", flush=True)
         result = run(suite, suite.limit * (1 if suite.kind == "build" else factor))
