@@ -423,9 +423,9 @@ int flip_conn_count(const flip_t *flip);
 int flip_drain(flip_t *flip, int timeout_ms);
 
 /*
- A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed:
- never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which
- uses `flip_drain`.
+ A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever: a connection
+ that is counted only after that does not take it back. Borrowed: never close it, never read from it; it lives until
+ `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
 
  # Safety
 

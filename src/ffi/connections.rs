@@ -84,9 +84,9 @@ pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_i
     })
 }
 
-/// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever. Borrowed:
-/// never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which
-/// uses `flip_drain`.
+/// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever: a connection
+/// that is counted only after that does not take it back. Borrowed: never close it, never read from it; it lives until
+/// `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
 ///
 /// # Safety
 ///
