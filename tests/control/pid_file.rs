@@ -157,12 +157,12 @@ fn the_first_generation_says_at_flip_ready_that_it_cannot_write_it() {
 #[test]
 fn a_released_generation_that_cannot_write_it_serves_and_says_so() {
     let _limit = testkit::limit(LIMIT);
-    let served =
+    let mut served =
         Served::start(&[PID_FILE, ("SHELLFLIP_LOG", "error"), ("SHELLFLIP_FAULT_NEXT", "write#1=fail:28")]);
     let first = served.first();
     let second = served.upgrade();
     let status = served.status();
-    served.host.wait_for_other(first);
+    served.wait_gone(first);
     served.host.call("/env/SHELLFLIP_FAULT_NEXT");
     assert_eq!(status["pid"], second);
     let problem = status["pid_file_error"].as_str().unwrap_or_default().to_string();
