@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use testkit::deadline::{scaled, wait_for};
-use testkit::host::{Host, SOON, c_program, library_folder};
+use testkit::host::{Host, SOON, c_compiler, c_program, library_folder};
 use testkit::process::{Family, Output, Process, Program, Signal, free_port, signal, temp_dir};
 
 /// Everything here is several times slower than without.
@@ -250,7 +250,7 @@ fn instrumented_library(test: &str) -> Option<PathBuf> {
 fn instrumented(source: &str, archive: &Path) -> PathBuf {
     let program = archive.with_file_name(Path::new(source).file_stem().unwrap());
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let status = Command::new("cc")
+    let status = c_compiler()
         .args(["-std=c11", "-g", "-O1", "-pthread", "-fsanitize=address", "-I"])
         .arg(root.join("include"))
         .arg(root.join(source))

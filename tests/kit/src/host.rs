@@ -40,6 +40,17 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The C compiler of this machine: what CC says, found as build scripts find it, without flags of its own.
+///
+/// # Panics
+/// When there is none.
+pub fn c_compiler() -> Command {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut build = cc::Build::new();
+    build.target(&target).host(&target).opt_level(1).cargo_metadata(false).no_default_flags(true);
+    build.try_get_compiler().expect("a C compiler").to_command()
+}
+
 /// Compiles a C program once per test process. `source` is relative to the repository.
 pub fn c_program(source: &str, flags: &[&str]) -> PathBuf {
     static BUILT: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
@@ -53,7 +64,7 @@ pub fn c_program(source: &str, flags: &[&str]) -> PathBuf {
     let folder = library.join("c");
     std::fs::create_dir_all(&folder).expect("a folder for C programs");
     let out = folder.join(format!("{name}-{}-{}", std::process::id(), built.len()));
-    let status = Command::new("cc")
+    let status = c_compiler()
         .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread"])
         .args(flags)
         .arg("-I")
