@@ -37,7 +37,7 @@ C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash ht
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install, or name, what build and tests need
 	@tools/setup
