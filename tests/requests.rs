@@ -571,7 +571,7 @@ fn draining_after_an_upgrade_everything_but_a_stop_is_refused() {
 }
 
 #[test]
-fn draining_after_a_stop_a_second_one_cuts_it_to_two_seconds() {
+fn draining_after_a_stop_a_second_one_cuts_it_short() {
     let _limit = limit(Duration::from_secs(60));
     let stage = Stage::new(&[]);
     let first = stage.host.who();
