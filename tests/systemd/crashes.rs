@@ -33,7 +33,8 @@ pub fn a_new_main_process_that_crashes_is_restarted_while_the_old_one_drains(mac
     server.kill(new, "KILL");
     let took = server.wait_for_restart(2, crash);
     println!("restarted {took:?} after a crash beside a drain that does not end");
-    assert!(took < scaled(Duration::from_secs(2)), "restarted after {took:?}");
+    // Usually 1.7 s; the deadline is for a machine that is busy.
+    assert!(took < scaled(Duration::from_secs(4)), "restarted after {took:?}");
     assert!(open.finish().is_err());
     server.reload();
 }
