@@ -90,7 +90,7 @@ fn run() -> Result<(), Error> {
         std::process::exit(1);
     }
     flip.ready()?;
-    eprintln!("stateful: pid {}, generation {}: serving", std::process::id(), flip.generation());
+    println!("stateful: pid {}, generation {}: serving", std::process::id(), flip.generation());
 
     let mut accepting = true;
     while !flip.is_shutting_down() {

@@ -61,10 +61,10 @@ async fn main() -> Result<(), Error> {
     if let Some(unix) = unix {
         listeners.spawn(serve(unix, generation, coordinator.handle_weak()));
     }
-    eprintln!("tokio_echo: pid {}, generation {generation}: serving", std::process::id());
+    println!("tokio_echo: pid {}, generation {generation}: serving", std::process::id());
 
     while flip.shutdown().await? == Shutdown::Detach {
-        eprintln!("tokio_echo: pid {}: on its own", std::process::id());
+        println!("tokio_echo: pid {}: on its own", std::process::id());
     }
     listeners.join_all().await; // they have closed their listeners
     if !coordinator.shutdown_with_timeout(PATIENCE).await {

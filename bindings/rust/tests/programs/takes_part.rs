@@ -19,7 +19,7 @@ impl log::Log for Lines {
     fn log(&self, record: &log::Record) {
         let thread = std::thread::current();
         let line = format!("{} {} {}", record.level(), record.target(), record.args());
-        eprintln!("LOG {} on {}: {line}", std::process::id(), thread.name().unwrap_or("?"));
+        println!("LOG {} on {}: {line}", std::process::id(), thread.name().unwrap_or("?"));
     }
 
     fn flush(&self) {}
@@ -36,7 +36,7 @@ fn main() {
     let flip = builder
         .on_starting(move |who| {
             assert!(!exists("PANIC"), "as the test asked");
-            eprintln!("STARTING {pid}: {who}");
+            println!("STARTING {pid}: {who}");
             if exists("REFUSE") { Err("not today") } else { Ok(()) }
         })
         .on_state(move |state| {
@@ -46,8 +46,8 @@ fn main() {
             writeln!(state, "from {pid}")?;
             state.write_all(&vec![b'x'; 100_000])
         })
-        .on_failed(move |failure, why| eprintln!("FAILED {pid}: {failure:?}: {why}"))
-        .on_shutdown(move |why| eprintln!("SHUTDOWN {pid}: {why}"))
+        .on_failed(move |failure, why| println!("FAILED {pid}: {failure:?}: {why}"))
+        .on_shutdown(move |why| println!("SHUTDOWN {pid}: {why}"))
         .build()
         .expect("a handle");
     let mut text = String::new();
@@ -57,7 +57,7 @@ fn main() {
         Err(error) => assert_eq!(error.kind(), ErrorKind::StateLost, "{error}"),
     }
     let first = text.lines().next().unwrap_or("none").to_string();
-    eprintln!("STATE {pid}: {first}, {} bytes", text.len());
+    println!("STATE {pid}: {first}, {} bytes", text.len());
     let listener = flip.listen_tcp(std::env::args().nth(1).expect("an address")).expect("a listener");
     let error = flip.listen_udp("tcp://127.0.0.1:0").expect_err("no UDP address");
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -65,16 +65,16 @@ fn main() {
     flip.ready().expect("ready");
     let waits = flip.clone();
     let waits = std::thread::spawn(move || waits.wait_shutdown().expect("shutdown"));
-    eprintln!("SERVING {pid} generation {}", flip.generation());
+    println!("SERVING {pid} generation {}", flip.generation());
     for connection in flip.incoming(&listener) {
         let (mut client, _guard) = connection.expect("a connection");
         assert_eq!(flip.connections(), 1);
         let _ = client.write_all(format!("{pid}\n").as_bytes());
     }
     drop(listener);
-    eprintln!("ENDS {pid}: {:?}", waits.join().expect("a thread"));
+    println!("ENDS {pid}: {:?}", waits.join().expect("a thread"));
     flip.drain(Duration::from_secs(10)).expect("drained");
     flip.close();
     assert_eq!(flip.ready().expect_err("closed").kind(), ErrorKind::Closed);
-    eprintln!("CLOSED {pid}");
+    println!("CLOSED {pid}");
 }

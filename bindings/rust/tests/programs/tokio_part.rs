@@ -36,7 +36,7 @@ async fn main() {
             state.write_all(&[7; 70_000]).await
         })
         .on_failed_async(async move |failure: Failure, why: &str| {
-            eprintln!("FAILED {pid}: {failure:?}: {why}")
+            println!("FAILED {pid}: {failure:?}: {why}")
         })
         .build()
         .expect("a handle");
@@ -49,7 +49,7 @@ async fn main() {
         }
         None => 0,
     };
-    eprintln!("STATE {pid}: {from}");
+    println!("STATE {pid}: {from}");
     let mut connections = flip.tcp_stream(StopOnShutdown::Yes, tcp).expect("a listener");
     let mut metrics = flip.tcp_stream(StopOnShutdown::Never, metrics).expect("a listener");
     let udp = flip.udp_stoppable(StopOnShutdown::Yes, udp).expect("a socket");
@@ -82,7 +82,7 @@ async fn main() {
             let (length, from) = received.expect("a datagram");
             udp.as_unstoppable_ref().send_to(&buffer[..length], from).await.expect("sent");
         }
-        eprintln!("UDP ENDS {pid}");
+        println!("UDP ENDS {pid}");
     });
     tracker.spawn(async move {
         while let Some(connection) = connections.accept().await {
@@ -90,9 +90,9 @@ async fn main() {
             let _ = client.write_all(format!("{pid}\n").as_bytes()).await;
         }
         assert!(connections.listener().is_none());
-        eprintln!("TCP ENDS {pid}");
+        println!("TCP ENDS {pid}");
     });
-    eprintln!("SERVING {pid} generation {}", flip.generation());
+    println!("SERVING {pid} generation {}", flip.generation());
     let why = flip.shutdown_of(&tracker, Duration::from_secs(10)).await.expect("all tasks end");
     assert!(heard.load(SeqCst) && token.is_cancelled());
     assert!(matches!(why, Shutdown::Upgrade | Shutdown::Stop));
@@ -103,5 +103,5 @@ async fn main() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     CLOSING.store(true, SeqCst);
     flip.close();
-    eprintln!("CLOSED {pid}: {why:?}");
+    println!("CLOSED {pid}: {why:?}");
 }
