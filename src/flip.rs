@@ -86,8 +86,6 @@ pub(crate) struct Published {
     pub successor: AtomicI32,
     /// `flip_ready` has returned 0.
     pub ready: AtomicBool,
-    /// The service manager does not read that there is a new process; both serve until it does.
-    pub unannounced: AtomicBool,
     detach_told: AtomicBool,
 }
 

@@ -7,7 +7,9 @@ mod manager;
 use manager::Manager;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use shellflip::control;
 use std::time::{Duration, Instant};
+use testkit::deadline::scaled;
 use testkit::host::{Host, SOON};
 use testkit::load::get;
 use testkit::process::{Family, Proc};
@@ -264,7 +266,15 @@ fn a_manager_that_does_not_read_is_told_later_and_both_serve_meanwhile() {
     let _limit = limit();
     let family = Family::new();
     let manager = Manager::new();
-    let (host, first) = started(&family, &manager, &[]);
+    let folder = testkit::process::temp_dir();
+    let control = format!("unix:{}", folder.path().join("ctl").display());
+    let (host, first) = started(&family, &manager, &[("HOST_CONTROL_SOCKET", &control)]);
+    let address = control::parse_address(control.as_bytes()).expect("an address");
+    let stuck = || {
+        let status = control::status(&address, Some(scaled(SOON))).expect("a status");
+        status.contains("\"notify_stuck\":true")
+    };
+    assert!(!stuck());
     let junk = manager.fill();
     let upgrade = host.call_meanwhile("/upgrade");
     host.process.wait_for_output("tried again every second", SOON);
@@ -272,6 +282,7 @@ fn a_manager_that_does_not_read_is_told_later_and_both_serve_meanwhile() {
     // Both accept: ask until each has answered.
     wait_until("the old one answers too", SOON, || host.who().pid == first);
     assert!(!upgrade.is_finished());
+    assert!(stuck());
     assert!(!host.process.output().contains("shutdown"), "{}", host.process.output());
     for _ in 0..junk {
         assert_eq!(manager.next().text, "X=1");
@@ -282,6 +293,7 @@ fn a_manager_that_does_not_read_is_told_later_and_both_serve_meanwhile() {
     assert!(emptied.elapsed() < testkit::deadline::scaled(Duration::from_secs(5)));
     assert_eq!(upgrade.join().unwrap().rc, i64::from(second));
     family.wait_gone(first, SOON);
+    assert!(!stuck());
 }
 
 #[test]

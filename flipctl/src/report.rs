@@ -47,6 +47,8 @@ pub struct Report {
     pub last_upgrade: Option<LastUpgrade>,
     /// It was given a socket to tell systemd.
     pub notify: Option<bool>,
+    /// That socket is full: the new process cannot be announced.
+    pub notify_stuck: bool,
 }
 
 impl Report {

@@ -37,6 +37,9 @@ pub fn render(report: &Report) -> String {
     }
     if let Some(upgrade) = &report.upgrade {
         let _ = writeln!(text, "\n{HEADING}upgrade under way{HEADING:#}: {}", describe(upgrade));
+        if report.notify_stuck {
+            text.push_str("  the service manager takes no messages: both processes serve until it does\n");
+        }
     }
     if let Some(last) = &report.last_upgrade {
         text.push('\n');

@@ -47,9 +47,7 @@ impl Current {
         let spent = self.phases.iter().zip(ends);
         spent.map(|((name, began), end)| (name.to_string(), end.saturating_duration_since(*began))).collect()
     }
-}
 
-impl Current {
     /// For the successor.
     pub fn spent_ms(&self) -> Vec<(String, u64)> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

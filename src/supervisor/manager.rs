@@ -46,7 +46,6 @@ impl Supervisor {
     /// What is due now.
     pub(super) fn look_after_systemd(&mut self) {
         let told = self.systemd.look(self.is_upgrading());
-        self.inner.published.unannounced.store(self.systemd.announcement_is_stuck(), SeqCst);
         if told {
             self.feed(Event::Announced);
         }

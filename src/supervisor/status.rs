@@ -54,6 +54,7 @@ impl Supervisor {
             "last_upgrade": self.history.last.as_ref().map(last),
             "drain_ms_left": draining.then(|| ms(inner.drain_left())),
             "notify": variable(&startup.environment, b"NOTIFY_SOCKET").is_some(),
+            "notify_stuck": self.systemd.announcement_is_stuck(),
         });
         value.to_string()
     }
