@@ -5,6 +5,7 @@ use crate::exit::{Exit, Failed};
 use crate::report::Report;
 use shellflip::address::{Address, Endpoint, UnixKind, UnixName};
 use shellflip::control;
+use shellflip::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,7 +60,17 @@ fn address(text: &OsStr) -> Result<Address, Failed> {
 
 /// What the server says of itself: as it came, and read.
 pub fn status(address: &Address, timeout: Duration) -> Result<(String, Report), Failed> {
-    let text = control::status(address, Some(timeout))?;
+    let text = control::status(address, Some(timeout)).map_err(|error| match error {
+        Error::TimedOut => Failed::new(
+            Exit::TimedOut,
+            format!(
+                "no answer from {} in {:.0} s: the process that holds it is stopped, or is a new one that is not ready yet",
+                address.endpoint,
+                timeout.as_secs_f64().ceil()
+            ),
+        ),
+        error => error.into(),
+    })?;
     let report = serde_json::from_str(&text).map_err(|error| {
         Failed::new(Exit::Error, format!("the status from {} cannot be read: {error}", address.endpoint))
     })?;

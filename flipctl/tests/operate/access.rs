@@ -57,6 +57,24 @@ fn what_answers_and_is_no_control_socket_is_an_error() {
 }
 
 #[test]
+fn a_socket_that_nobody_reads_is_said_to_be_so() {
+    let _limit = limit(Duration::from_secs(100));
+    let (family, folder) = (Family::new(), temp_dir());
+    let path = folder.path().join("silent");
+    let _listener = UnixListener::bind(&path).unwrap();
+    for command in ["status", "doctor", "upgrade"] {
+        let mut asks = flipctl(&family);
+        let ran =
+            Ran::from(asks.args([command, "--timeout", "0.3", "--socket"]).arg(&path).output().unwrap());
+        let ran = ran.expect(5);
+        assert!(
+            ran.err.contains("no answer from unix://") && ran.err.contains("in 1 s"),
+            "{command}: {ran:?}"
+        );
+    }
+}
+
+#[test]
 fn another_user_is_denied_and_told_so() {
     if !nix::unistd::geteuid().is_root() {
         println!("SKIPPED: access::another_user_is_denied_and_told_so: only root can become another user");
