@@ -33,7 +33,7 @@ GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
 .PHONY: FORCE help setup build flipctl header examples demo demo-rust demo-go demo-python wheel python stage examples-go
-.PHONY: check check-go test deep bench install uninstall clean
+.PHONY: check check-go test deep bench bench-quick bench-programs install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -131,7 +131,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features libshellflip/faults -- -D warnings
-	for source in examples/c/*.c benches/*.c tests/c/host.c tests/c/asks.c tests/c/sick.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
+	for source in examples/c/*.c benches/c/*.c tests/c/host.c tests/c/asks.c tests/c/sick.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c
@@ -146,6 +146,9 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	$(VENV)/bin/ruff format --check --config bindings/python/pyproject.toml bindings/python examples/python
 	$(VENV)/bin/ruff check --config bindings/python/pyproject.toml bindings/python examples/python
 	cd bindings/python && $(abspath $(VENV))/bin/mypy && $(abspath $(VENV))/bin/mypy ../../examples/python
+	$(VENV)/bin/ruff format --check --config benches/pyproject.toml benches
+	$(VENV)/bin/ruff check --config benches/pyproject.toml benches
+	cd benches && $(abspath $(VENV))/bin/mypy
 	python3 tests/run.py --quick
 
 check-go: stage ## gofmt and go vet
@@ -163,12 +166,26 @@ deep: examples examples-go python flipctl ## every test, with the long versions 
 	fuzz/run
 	tools/rust_interface
 
-$(C_OUT)/bench_%: benches/%.c include/shellflip.h | build
+$(C_OUT)/bench_%: benches/c/%.c include/shellflip.h | build
 	@mkdir -p $(@D)
-	$(CC) $(WARN) $(CFLAGS) -Iinclude $< -o $@ $(LINK)
+	$(CC) $(WARN) $(CFLAGS) -pthread -Iinclude $< -o $@ $(LINK)
 
-bench: $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade ## how long an upgrade takes, beside the least that a process costs
-	python3 benches/run.py $(C_OUT)/bench_floor $(C_OUT)/bench_upgrade
+BENCH_C := $(patsubst benches/c/%.c,$(C_OUT)/bench_%,$(wildcard benches/c/*.c))
+BENCH_VENV := $(TARGET)/bench-python
+
+$(BENCH_VENV)/requirements.txt: benches/requirements.txt
+	@tools/setup
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	cp $< $@
+
+bench-programs: $(BENCH_C) $(BENCH_VENV)/requirements.txt
+
+bench: bench-programs ## everything that is measured, beside the peers; takes its time. MEASURES="latency load" for single ones
+	$(BENCH_VENV)/bin/python benches/run.py $(MEASURES)
+
+bench-quick: bench-programs ## the same with fewer rounds, in under three minutes
+	$(BENCH_VENV)/bin/python benches/run.py --quick $(MEASURES)
 
 # One object whose only visible symbols are the interface's: two archives that were made from Rust have the standard
 # library in common, and a program could link only one of them. Section groups are dissolved, since the linker would

@@ -1,50 +1,48 @@
 #!/usr/bin/env python3
-"""Times an upgrade beside the least that starting a process costs, in turns, and prints medians and their ratio.
+"""Runs the measures one after the other, prints a table of each, and writes tables, plots and all samples.
 
-Called by `make bench` with the two programs. Absolute times depend on the machine and its load; the ratio of one run is
-the result.
+Called by `make bench` and `make bench-quick`, which build the programs. Nothing else should run on the machine.
 """
 
-import os
-import statistics
-import subprocess
+from __future__ import annotations
+
+import argparse
+import importlib
 import sys
 import time
+from pathlib import Path
 
-ROUNDS, EACH = 10, 20
+import plots
+import report
+from harness import TARGET, Broken, Context, Measure
 
-
-def floor(program):
-    return [float(line) for line in subprocess.check_output([program, str(EACH)], text=True).split()]
-
-
-def upgrade(program):
-    """The first generation ends long before the last one, so the end of the output is what is waited for."""
-    ours, theirs = os.pipe()
-    with subprocess.Popen([program, str(EACH)], stdout=theirs) as first:
-        os.close(theirs)
-        with os.fdopen(ours) as output:
-            times = [float(line) for line in output]
-        first.wait()
-    return times
+MEASURES = ["latency"]
 
 
-def main():
-    floor_program, upgrade_program = sys.argv[1:3]
-    floors, upgrades, ratios = [], [], []
-    for _ in range(ROUNDS):
-        one, other = floor(floor_program), upgrade(upgrade_program)
-        if len(other) != EACH:
-            sys.exit(f"{upgrade_program}: {len(other)} of {EACH} upgrades")
-        floors += one
-        upgrades += other
-        ratios.append(statistics.median(other) / statistics.median(one))
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors, Linux {'.'.join(os.uname().release.split('.')[:2])}, {ROUNDS} rounds of {EACH}")
-    for name, values in (("floor: posix_spawn and one byte", floors), ("flip_upgrade, request to released", upgrades)):
-        low, middle, high = (statistics.quantiles(values, n=20)[i] for i in (0, 9, 18))
-        print(f"{name:36} median {middle / 1000:6.2f} ms   5 % {low / 1000:6.2f}   95 % {high / 1000:6.2f}")
-    print(f"{'ratio, round by round':36} median {statistics.median(ratios):6.2f}      "
-          f"least {min(ratios):6.2f}  greatest {max(ratios):6.2f}")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under three minutes in all")
+    parser.add_argument("--output", type=Path, default=TARGET / "bench", help="folder for tables, plots, samples")
+    parser.add_argument("only", nargs="*", metavar="MEASURE", help=f"of: {' '.join(MEASURES)}")
+    options = parser.parse_args()
+    unknown = set(options.only) - set(MEASURES)
+    if unknown:
+        parser.error(f"no such measure: {' '.join(sorted(unknown))}")
+    context, measures = Context(options.quick), list[Measure]()
+    print(report.headline())
+    for name in options.only or MEASURES:
+        print(f"\n{name} …", flush=True)
+        began = time.monotonic()
+        try:
+            measure: Measure = importlib.import_module(name).measure(context)
+        except Broken as broken:
+            sys.exit(f"bench: {name}: {broken}")
+        measure.seconds = time.monotonic() - began
+        measures.append(measure)
+        print(report.table(measure), flush=True)
+    report.write(measures, options.output)
+    plots.draw(measures, options.output)
+    print(f"\n{options.output}: results.md, results.json, and the plots")
 
 
 if __name__ == "__main__":
