@@ -17,7 +17,7 @@ use crate::program::Overrides;
 use crate::registry::{self, Registry};
 use crate::reply::{Pending, reply};
 use crate::signals;
-use crate::startup::Startup;
+use crate::startup::{self, Startup};
 use crate::state::State;
 use crate::supervisor::{self, Command};
 use crate::sys::{fault, fd};
@@ -69,7 +69,8 @@ pub(crate) struct Inner {
     pub published: Published,
     pub commands: Sender<Command>,
     pub wake: Private,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Of the library, to be waited for.
+    pub threads: Mutex<Vec<JoinHandle<()>>>,
     only: Mutex<Option<Only>>,
 }
 
@@ -123,7 +124,8 @@ impl Flip {
         let only = Only::take()?;
         fork::install();
         crate::log::init();
-        let environment = inherit::Environment::from_vars(std::env::vars_os());
+        let variables = startup::environment();
+        let environment = inherit::Environment::of(&variables);
         if environment.is_successor(std::process::id()) && INHERITED.swap(true, SeqCst) {
             // Its descriptors were closed with the first try; the numbers may be the host's by now.
             return Err(Error::Protocol(
@@ -134,7 +136,7 @@ impl Flip {
         // are not looked at twice, as just seen.
         // Before anything is opened here, which could get the number of a descriptor that is named and missing.
         let inherited = unsafe { inherit::find(&environment, std::process::id(), fd::secure_execution()) }?;
-        let startup = Startup::capture()?;
+        let startup = Startup::capture(variables)?;
         let mut control = None;
         let (predecessor, generation, state_promised, registry) = match inherited.inheritance {
             Inheritance::Fresh { listen_fds } => (None, 0, false, Registry::fresh(listen_fds)),
@@ -182,8 +184,8 @@ impl Flip {
         }
         let wanted = inner.config.control.as_ref();
         let control = Sockets::open(wanted, control, &mut lock(&inner.registry))?;
-        let threads = supervisor::start(&inner, inbox, predecessor, control)?;
-        *lock(&inner.threads) = threads;
+        let thread = supervisor::start(&inner, inbox, predecessor, control)?;
+        lock(&inner.threads).push(thread);
         signals::connect(inner.wake.as_fd());
         let flip = Flip(inner);
         if let Err(error) = signals::install(&flip.0.config.signals, flip.0.startup.signals.ignored) {

@@ -11,12 +11,12 @@ pub use names::{encode as encode_names, from_systemd as names_from_systemd};
 use crate::address::decode_name;
 use crate::channel::{FromPredecessor, Hello, Nonce, Received, TableEntry, ToPredecessor};
 use crate::error::{Error, Result, explain};
+use crate::startup::variable;
 use crate::sys::fd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,19 +101,14 @@ pub struct Found {
 
 impl Environment {
     /// Picks the variables out of an environment. Of two with one name the first counts, as in getenv(3).
-    pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
-        let mut environment = Environment::default();
-        for (name, value) in vars {
-            let slot = match name.to_str() {
-                Some(CHANNEL) => &mut environment.channel,
-                Some(LISTEN_PID) => &mut environment.listen_pid,
-                Some(LISTEN_FDS) => &mut environment.listen_fds,
-                Some(LISTEN_FDNAMES) => &mut environment.listen_fdnames,
-                _ => continue,
-            };
-            slot.get_or_insert(value.into_vec());
+    pub fn of(environment: &[CString]) -> Environment {
+        let value = |name: &str| variable(environment, name.as_bytes()).map(<[u8]>::to_vec);
+        Environment {
+            channel: value(CHANNEL),
+            listen_pid: value(LISTEN_PID),
+            listen_fds: value(LISTEN_FDS),
+            listen_fdnames: value(LISTEN_FDNAMES),
         }
-        environment
     }
 
     /// Whether it says that the process `pid` is a successor.

@@ -8,6 +8,7 @@ mod load;
 
 use crate::error::{Error, Result};
 use crate::program::{Facts, Original, join};
+use crate::sys::file;
 use crate::sys::process::{self, FileId};
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
@@ -46,22 +47,23 @@ pub struct Startup {
 }
 
 impl Startup {
-    /// Takes it all down. Call before other threads run: it reads the environment.
-    pub fn capture() -> Result<Startup> {
+    /// Takes it all down, with the [`environment`] of this process.
+    pub fn capture(environment: Vec<CString>) -> Result<Startup> {
         let what = "cannot see how this process was started";
         let failed = |errno: Errno| Error::system(what, errno);
         let loaded = match load::loaded() {
             Some(loaded) => loaded,
             None => seen_now().map_err(failed)?,
         };
-        let environment = environment();
         let executable = process::file_id(c"/proc/self/exe").ok().map(|(id, _)| id);
         let directory = start_directory(&loaded, variable(&environment, b"PWD"));
         let is_running = |path: &CStr| {
             let there = process::file_id(&join(directory.as_deref(), path)).ok().map(|(id, _)| id);
             there.is_some() && there == executable
         };
-        let (arguments, execfn) = match through_loader(&loaded.arguments, command_line(), is_running) {
+        // Only a program that the kernel found no interpreter for can be the loader itself.
+        let command_line = if process::has_interpreter() { Vec::new() } else { command_line() };
+        let (arguments, execfn) = match through_loader(&loaded.arguments, command_line, is_running) {
             Some(arguments) => (arguments, None),
             None => (loaded.arguments, loaded.execfn),
         };
@@ -111,7 +113,7 @@ fn seen_now() -> std::result::Result<Loaded, Errno> {
 }
 
 fn command_line() -> Vec<CString> {
-    let bytes = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let bytes = file::read_proc(c"/proc/self/cmdline").unwrap_or_default();
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     if bytes.is_empty() {
         return Vec::new();
@@ -142,8 +144,9 @@ fn start_directory(loaded: &Loaded, pwd: Option<&[u8]>) -> Option<CString> {
         .or_else(|| loaded.directory.as_ref().map(|path| join(None, path)))
 }
 
-/// Bytes as they are, entries without `=` and doubles too, which std::env would drop.
-fn environment() -> Vec<CString> {
+/// This process's, bytes as they are: entries without `=` and doubles too, which std::env would drop. Call it before
+/// other threads run, which could change it meanwhile.
+pub fn environment() -> Vec<CString> {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
     }
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn capture_keeps_order_and_oddities_of_the_environment() {
-        let startup = Startup::capture().unwrap();
+        let startup = Startup::capture(environment()).unwrap();
         let kernel = std::fs::read("/proc/self/environ").unwrap();
         let kernel: Vec<_> = kernel.split(|b| *b == 0).filter(|e| !e.is_empty()).collect();
         let ours: Vec<_> = startup.environment.iter().map(|e| e.as_bytes()).collect();

@@ -30,7 +30,7 @@ use crate::reply::Reply;
 use crate::signals;
 use crate::sys::{fd, thread};
 use crate::systemd::{Systemd, Unit};
-use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, Timer};
+use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, State, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
 pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
@@ -103,7 +103,8 @@ pub(super) struct Supervisor {
     listed: Vec<Listed>,
     /// The predecessor's pid, dead or alive.
     ancestor: Option<u32>,
-    born: Instant,
+    /// When this process started, in clock ticks since boot; looked up once.
+    start_time: Option<u64>,
     free_caller: Option<Reply<()>>,
     /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
     deaf: Option<bool>,
@@ -125,18 +126,17 @@ pub(super) struct Supervisor {
     finished: bool,
 }
 
-/// Starts the supervisor and the spawner. On an error neither runs.
+/// Starts the supervisor, which starts the spawner when there is time for it.
 pub(crate) fn start(
     inner: &Arc<Inner>,
     inbox: Receiver<Command>,
     predecessor: Option<(ToPredecessor, Hello)>,
     control: Sockets,
-) -> Result<Vec<JoinHandle<()>>> {
+) -> Result<JoinHandle<()>> {
     let unit = Unit::of(&inner.startup.environment, std::process::id());
     let (watchdog, fd_store) = (inner.config.watchdog, inner.config.fd_store);
     let systemd = Systemd::new(&unit, inner.generation, watchdog, fd_store)?;
     let heard = systemd.is_there();
-    let (spawner, spawner_thread) = Spawner::start(inner, unit.direct && heard)?;
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
     let unsupported = (std::process::id() == 1).then(|| {
         "process 1 cannot replace itself: its end would end the container; run the server under an init"
@@ -167,7 +167,6 @@ pub(crate) fn start(
             (Some(predecessor), hello.drainers, now + Duration::from_nanos(left))
         }
     };
-    let age = fd::start_time(std::process::id()).ok().and_then(fd::age);
     let supervisor = Supervisor {
         inner: Arc::clone(inner),
         inbox,
@@ -176,7 +175,7 @@ pub(crate) fn start(
         successor: None,
         drainers,
         lingering: Vec::new(),
-        spawner,
+        spawner: Spawner::new(unit.direct && heard),
         timers: BTreeMap::new(),
         ready_callers: Vec::new(),
         upgrade_caller: None,
@@ -186,7 +185,7 @@ pub(crate) fn start(
         history: history::History::default(),
         listed: Vec::new(),
         ancestor,
-        born: age.and_then(|age| now.checked_sub(age)).unwrap_or(now),
+        start_time: None,
         free_caller: None,
         deaf: None,
         upgrade_started: now,
@@ -200,15 +199,7 @@ pub(crate) fn start(
         refused: None,
         finished: false,
     };
-    match thread::start("flip-supervisor", move || supervisor.run()) {
-        Ok(thread) => Ok(vec![thread, spawner_thread]),
-        Err(errno) => {
-            // It ends by itself: the other end of its queue was dropped with the closure that never ran. Waited for,
-            // since it holds the handle's descriptors.
-            let _ = spawner_thread.join();
-            Err(thread_error(errno))
-        }
-    }
+    thread::start("flip-supervisor", move || supervisor.run()).map_err(thread_error)
 }
 
 pub(super) fn thread_error(errno: Errno) -> Error {
@@ -251,6 +242,23 @@ impl Supervisor {
         self.expire();
         self.look_after_systemd();
         self.look_after_the_drain();
+        self.prepare_for_an_upgrade();
+    }
+
+    /// What an upgrade will need and nobody waits for now. What fails here is tried again by the upgrade, which tells.
+    fn prepare_for_an_upgrade(&mut self) {
+        if *self.machine.state() == State::Ready {
+            let _ = self.spawner.start(&self.inner);
+            let _ = self.start_time();
+        }
+    }
+
+    /// When this process started, in clock ticks since boot.
+    fn start_time(&mut self) -> std::result::Result<u64, Errno> {
+        match self.start_time {
+            Some(time) => Ok(time),
+            None => fd::start_time(std::process::id()).inspect(|time| self.start_time = Some(*time)),
+        }
     }
 
     fn wait(&self) {

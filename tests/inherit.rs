@@ -32,7 +32,7 @@ fn role() {
 
 /// Prints what `find` found; as a successor it then goes through the hand-over.
 fn report(secure: bool) {
-    let environment = Environment::from_vars(std::env::vars_os());
+    let environment = Environment::of(&shellflip::startup::environment());
     // SAFETY: the environment that this process was started with, and it is the only call.
     let found = match unsafe { find(&environment, std::process::id(), secure) } {
         Ok(found) => found,

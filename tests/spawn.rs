@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shellflip::error::{Error, Result};
 use shellflip::program::{Overrides, Program};
 use shellflip::spawn::{Job, Prepared, Spawned, Step, Watch, spawn};
-use shellflip::startup::{StartSignals, Startup};
+use shellflip::startup::{StartSignals, Startup, environment};
 use shellflip::sys::process::{self, Exit};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -601,7 +601,7 @@ fn the_start_is_seen_as_it_was_before_main() {
         // SAFETY: this process has one test.
         unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
 
-        let startup = Startup::capture().unwrap();
+        let startup = Startup::capture(environment()).unwrap();
         // std's own main ignores SIGPIPE, and opened /dev/null for 0.
         // glibc's posix_spawn, by which the tests may have been started, leaves 32 and 33 ignored.
         assert_eq!(startup.signals.ignored & !(bit(32) | bit(33)), bit(libc::SIGHUP));
@@ -623,7 +623,7 @@ fn the_start_is_seen_as_it_was_before_main() {
 #[test]
 fn tell_how_this_was_started() {
     let Ok(file) = std::env::var("TELL") else { return };
-    let startup = Startup::capture().unwrap();
+    let startup = Startup::capture(environment()).unwrap();
     let original = startup.original.clone().unwrap();
     fs::write(&file, format!("{original:?}")).unwrap();
     let program = Overrides::default().resolve(&startup).unwrap();

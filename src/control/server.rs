@@ -47,15 +47,11 @@ pub struct Server {
     exhausted: Option<Instant>,
     /// The log says so already.
     complained: bool,
-    /// User ids of the kernel's for users that this namespace does not know.
-    overflow: u32,
 }
 
 impl Server {
     pub fn new(sockets: Sockets) -> Server {
-        let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
-        let overflow = overflow.and_then(|id| id.trim().parse().ok()).unwrap_or(65534);
-        Server { sockets, clients: Vec::new(), next: 0, exhausted: None, complained: false, overflow }
+        Server { sockets, clients: Vec::new(), next: 0, exhausted: None, complained: false }
     }
 
     /// What to poll. `reads`: requests are this process's to answer.
@@ -188,7 +184,7 @@ impl Server {
         let guarded = self.sockets.address().is_some_and(|address| is_abstract(&address.endpoint));
         // SAFETY: geteuid has no conditions.
         let own = unsafe { libc::geteuid() };
-        !guarded || who.uid == 0 || (who.uid == own && who.uid != self.overflow)
+        !guarded || who.uid == 0 || (who.uid == own && who.uid != overflow_uid())
     }
 
     /// The one that has been silent for longest makes place, then one that does not read its answer.
@@ -219,4 +215,10 @@ impl Server {
         self.tidy();
         heard
     }
+}
+
+/// The user id that the kernel shows for users whom this namespace does not know.
+fn overflow_uid() -> u32 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    id.and_then(|id| id.trim().parse().ok()).unwrap_or(65534)
 }

@@ -51,7 +51,7 @@ fn startup(folder: &Folder, original: Option<Original>) -> Startup {
         original,
         directory_id: id(&directory),
         directory: Some(directory),
-        ..Startup::capture().unwrap()
+        ..Startup::capture(crate::startup::environment()).unwrap()
     }
 }
 

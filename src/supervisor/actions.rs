@@ -211,7 +211,7 @@ impl Supervisor {
         let hello = FromPredecessor::Hello(Box::new(Hello {
             nonce,
             generation: self.inner.generation + 1,
-            predecessor: this_process()?,
+            predecessor: self.this_process()?,
             commit_deadline: in_ns(self.upgrade_deadline + deadlines::grace()),
             state_promised: self.machine.promises_state(),
             table,
@@ -228,7 +228,14 @@ impl Supervisor {
             names,
             nonce,
         };
-        self.spawner.spawn(ours, order)
+        self.spawner.spawn(&self.inner, ours, order)
+    }
+
+    fn this_process(&mut self) -> Result<Process> {
+        let failed = |errno| Error::system("cannot find out about this process", errno);
+        let pidfd = process::pidfd_open(Pid::this()).map_err(failed)?;
+        let start = self.start_time().map_err(failed)?;
+        Ok(Process { pid: std::process::id(), start, pidfd, generation: None })
     }
 
     /// The generations that still drain, ours excepted: it does not yet.
@@ -432,13 +439,6 @@ pub(crate) fn sentence(error: &Error) -> String {
         }
         _ => error.to_string(),
     }
-}
-
-fn this_process() -> Result<Process> {
-    let pid = std::process::id();
-    let failed = |errno| Error::system("cannot find out about this process", errno);
-    let pidfd = process::pidfd_open(Pid::this()).map_err(failed)?;
-    Ok(Process { pid, start: fd::start_time(pid).map_err(failed)?, pidfd, generation: None })
 }
 
 fn copy(fd: &OwnedFd) -> Result<Arc<OwnedFd>> {

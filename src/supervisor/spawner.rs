@@ -1,10 +1,11 @@
 //! The second thread: a vfork-style spawn holds the thread that makes it until the new program executes, and the
-//! supervisor's deadlines must go on meanwhile.
+//! supervisor's deadlines must go on meanwhile. The supervisor starts it, once nobody waits for this process to serve:
+//! it gets its affinity, namespaces and filters from that thread, and so from flip_init's.
 
 use super::{PrivateChannel, thread_error};
 use crate::channel::{Nonce, ToSuccessor};
 use crate::error::{Error, Result};
-use crate::flip::Inner;
+use crate::flip::{Inner, lock};
 use crate::log::{self, Level};
 use crate::program::Overrides;
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
@@ -14,7 +15,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 /// One of the descriptors that cross, whoever owns it.
 pub(super) type Passed = Arc<dyn AsFd + Send + Sync>;
@@ -76,9 +76,15 @@ impl Drop for Newborn {
 
 /// The supervisor's side of it.
 pub(super) struct Spawner {
+    /// systemd itself started this process, and is to see the end of its successors too.
+    sibling: bool,
+    thread: Option<Thread>,
+    under_way: Option<UnderWay>,
+}
+
+struct Thread {
     orders: Sender<(Order, Watch)>,
     reports: Receiver<Result<Newborn>>,
-    under_way: Option<UnderWay>,
 }
 
 struct UnderWay {
@@ -99,12 +105,11 @@ pub(super) enum Report {
     TooLate(Spawned),
 }
 
-impl Spawner {
-    /// `sibling`: systemd itself started this process, and is to see the end of its successors too.
-    pub fn start(inner: &Arc<Inner>, sibling: bool) -> Result<(Spawner, JoinHandle<()>)> {
+impl Thread {
+    fn start(own: &Arc<Inner>, sibling: bool) -> Result<Thread> {
         let (orders, inbox) = bounded::<(Order, Watch)>(1);
         let (outbox, reports) = bounded(1);
-        let inner = Arc::clone(inner);
+        let inner = Arc::clone(own);
         let run = move || {
             for (order, watch) in inbox {
                 let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -117,12 +122,37 @@ impl Spawner {
                 let _ = fd::eventfd_write(inner.wake.as_fd());
             }
         };
-        let thread = thread::start("flip-spawner", run).map_err(thread_error)?;
-        Ok((Spawner { orders, reports, under_way: None }, thread))
+        let handle = thread::start("flip-spawner", run).map_err(thread_error)?;
+        lock(&own.threads).push(handle);
+        Ok(Thread { orders, reports })
+    }
+}
+
+impl Spawner {
+    /// One without a thread yet.
+    pub fn new(sibling: bool) -> Spawner {
+        Spawner { sibling, thread: None, under_way: None }
+    }
+
+    /// Starts the thread, once.
+    pub fn start(&mut self, inner: &Arc<Inner>) -> Result<()> {
+        self.thread(inner).map(drop)
+    }
+
+    fn thread(&mut self, inner: &Arc<Inner>) -> Result<&Thread> {
+        match &mut self.thread {
+            Some(thread) => Ok(thread),
+            none => Ok(none.insert(Thread::start(inner, self.sibling)?)),
+        }
     }
 
     /// Starts it; [`Spawner::report`] tells.
-    pub fn spawn(&mut self, channel: PrivateChannel<ToSuccessor>, order: Order) -> Result<()> {
+    pub fn spawn(
+        &mut self,
+        inner: &Arc<Inner>,
+        channel: PrivateChannel<ToSuccessor>,
+        order: Order,
+    ) -> Result<()> {
         if self.under_way.is_some() {
             return Err(Error::Busy(
                 "the new process of an earlier upgrade still hangs before its start".into(),
@@ -130,7 +160,7 @@ impl Spawner {
         }
         let watch = Watch::new()?;
         let gone = |_| Error::Poisoned("the spawner has ended".into());
-        self.orders.try_send((order, watch.clone())).map_err(gone)?;
+        self.thread(inner)?.orders.try_send((order, watch.clone())).map_err(gone)?;
         self.under_way = Some(UnderWay { channel, watch, abandoned: false });
         Ok(())
     }
@@ -155,7 +185,7 @@ impl Spawner {
     }
 
     pub fn report(&mut self) -> Option<Report> {
-        let report = self.reports.try_recv().ok()?.map(Newborn::claim);
+        let report = self.thread.as_ref()?.reports.try_recv().ok()?.map(Newborn::claim);
         let under_way = self.under_way.take()?;
         match (report, under_way.abandoned) {
             (Ok(Some(spawned)), false) => Some(Report::Started { channel: under_way.channel, spawned }),

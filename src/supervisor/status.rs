@@ -22,6 +22,7 @@ impl Supervisor {
         if let Ok(registry) = self.inner.registry.try_lock() {
             self.listed = registry.listed();
         }
+        let uptime = self.start_time().ok().and_then(fd::age);
         let inner = &self.inner;
         let startup = &inner.startup;
         let (command, directory) = lock(&inner.overrides).next(startup);
@@ -36,7 +37,7 @@ impl Supervisor {
             "generation": inner.generation,
             "pid": std::process::id(),
             "state": self.state_name(),
-            "uptime_ms": ms(self.born.elapsed()),
+            "uptime_ms": uptime.map_or(0, ms),
             "executable": executable,
             "arguments": arguments,
             "directory": directory.as_ref().map(|path| text(path.as_bytes())),

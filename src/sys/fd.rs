@@ -2,7 +2,7 @@
 //! CLOEXEC and at least 3: a host that runs with 0, 1 or 2 closed must not find a channel where it expects its
 //! standard output. Called by `channel`, `inherit`, the supervisor and the latches; sockets with messages: [`super::scm`].
 
-use super::fault;
+use super::{fault, file};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::poll::{PollFd, ppoll};
@@ -10,7 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair as nix_socketpair};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -253,11 +253,11 @@ pub fn monotonic_ns() -> u64 {
 /// When a process started, in clock ticks since boot: with the pid it names one process, for ever. `ESRCH` for none.
 pub fn start_time(pid: u32) -> Result<u64, Errno> {
     fault::at("start-time")?;
-    let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Errno::ESRCH),
-        Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
-    };
+    let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::EINVAL)?;
+    let stat = file::read_proc(&path).map_err(|errno| match errno {
+        Errno::ENOENT => Errno::ESRCH,
+        errno => errno,
+    })?;
     start_time_field(&stat).ok_or(Errno::EIO)
 }
 

@@ -1,12 +1,13 @@
 //! Small files beside others, by the descriptor of their directory, which cannot be exchanged meanwhile. Called by
-//! `pid_file`.
+//! `pid_file`. And what the kernel tells in /proc.
 
 use super::{fault, fd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// A directory, to name files in.
@@ -42,4 +43,23 @@ pub fn rename_at(directory: BorrowedFd, from: &Path, to: &Path) -> Result<(), Er
 pub fn unlink_at(directory: BorrowedFd, name: &Path) -> Result<(), Errno> {
     fault::at("unlink")?;
     unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)
+}
+
+/// All of a file in /proc. Its size is not known before, and most are short: one page is asked for, then twice as much.
+pub fn read_proc(path: &CStr) -> Result<Vec<u8>, Errno> {
+    let file = fd::at_least_3(nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)?;
+    let (mut bytes, mut length) = (vec![0; 4096], 0);
+    loop {
+        match nix::unistd::read(file.as_fd(), &mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        if length == bytes.len() {
+            bytes.resize(length * 2, 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
 }

@@ -27,6 +27,12 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// Whether the kernel loaded an interpreter (ld.so) for this program: not for a static one, nor for ld.so itself.
+pub fn has_interpreter() -> bool {
+    // SAFETY: reads a value that the kernel left at exec.
+    unsafe { libc::getauxval(libc::AT_BASE) != 0 }
+}
+
 /// How long another process may take to reap a child of its own that has ended.
 const OTHERS_MOMENT: Duration = Duration::from_millis(100);
 

@@ -23,8 +23,6 @@ pub fn send(socket: BorrowedFd, bytes: &[u8], descriptors: &[BorrowedFd]) -> Res
 /// What one recvmsg brought.
 #[derive(Debug)]
 pub struct Arrived {
-    /// How many bytes are in the buffer.
-    pub length: usize,
     /// The record was longer than the buffer.
     pub truncated: bool,
     /// Descriptors were attached that this process could not take: its descriptor table is full.
@@ -33,14 +31,15 @@ pub struct Arrived {
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// One message in, without blocking.
-pub fn receive(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Arrived, Errno> {
+/// One message in, without blocking: `buffer` holds its bytes then, as many as it has room for.
+pub fn receive(socket: BorrowedFd, buffer: &mut Vec<u8>) -> Result<Arrived, Errno> {
     fault::at("recvmsg")?;
+    buffer.clear();
     // Of u64, for the alignment that cmsghdr needs; the second half is room for credentials and labels that an
     // inherited socket option may make the kernel add.
     const RIGHTS: usize = size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * size_of::<RawFd>();
     let mut control = [0u64; RIGHTS.div_ceil(8) * 2];
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.capacity() };
     // SAFETY: all-zero is a valid msghdr: no pointers, no lengths.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &mut part;
@@ -51,6 +50,8 @@ pub fn receive(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Arrived, Errno> 
     let length = Errno::result(unsafe {
         libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
     })?;
+    // SAFETY: recvmsg has written that many bytes, at most the capacity that it was given (no MSG_TRUNC was asked for).
+    unsafe { buffer.set_len(length.unsigned_abs()) };
     // SAFETY: the kernel has just filled in the control area of this header, and nothing else took from it.
     let received = unsafe { take_descriptors(&header) };
     let mut descriptors_lost = header.msg_flags & libc::MSG_CTRUNC != 0;
@@ -63,7 +64,7 @@ pub fn receive(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Arrived, Errno> 
         }
     }
     let truncated = header.msg_flags & libc::MSG_TRUNC != 0;
-    Ok(Arrived { length: length.unsigned_abs(), truncated, descriptors_lost, descriptors })
+    Ok(Arrived { truncated, descriptors_lost, descriptors })
 }
 
 /// Makes every descriptor in the control area ours, also those of a message that will be refused: else they leak.
