@@ -9,7 +9,8 @@
  * what was waited for goes on. -ETIME is a configured deadline. -EINTR: a signal handler ran, call again.
  *
  * Threads: every function may be called from any thread at any time, against `flip_free` too; flip_config_* from
- * one thread at a time. Only `flip_request` is async-signal-safe.
+ * one thread at a time. Only `flip_request` is async-signal-safe. No function is a cancellation point: pthread_cancel
+ * waits until it has returned. Cancel no thread that has asynchronous cancellation on.
  *
  * Forked children: `flip_accept`, `flip_shutdown_fd`, `flip_wait_shutdown`, `flip_conn_*`, `flip_drain`,
  * `flip_generation` and `flip_free` work, on the child's own count; all else that takes the handle is -ECHILD, and
@@ -691,8 +692,9 @@ int flip_event_answer(flip_event_t *event, int status, const char *reason);
 void flip_event_free(flip_event_t *event);
 
 /*
- Finds out what this process was started with, and starts the library's two threads, which block all signals and
- run nothing of the host. `config` is copied; NULL means all defaults. On success `*out_flip` is the handle.
+ Finds out what this process was started with, and starts the library's two threads, which block all signals and run
+ nothing of the host; the second one once `flip_ready` has returned. `config` is copied; NULL means all defaults. On
+ success `*out_flip` is the handle.
 
  Call it early, before other threads exist: it removes the variables that were meant for this process from the
  environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,

@@ -337,3 +337,14 @@ fn flip_free_wakes_every_call_that_waits() {
     }
     family.assert_none_left(SOON);
 }
+
+#[test]
+fn a_thread_that_is_cancelled_in_a_call_ends_behind_it_and_harms_nobody() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let family = Family::new();
+    let program = family.program(c_program("tests/c/cancelled.c", &["-pthread"]));
+    let mut process = program.output(Output::File).start();
+    let status = process.wait(SOON * 2);
+    assert!(status.success() && process.output() == "cancelled\n", "{status}\n{}", process.output());
+    family.assert_none_left(SOON);
+}

@@ -76,7 +76,8 @@ def built() -> pathlib.Path:
     cargo = shutil.which("cargo") or shutil.which("cargo", path=home / "bin")
     if cargo is None:
         raise FileNotFoundError("cargo is needed to build libshellflip: https://rustup.rs")
-    command = [cargo, "build", "--release", "--package", "libshellflip", "--message-format=json-render-diagnostics"]
+    command = [cargo, "rustc", "--release", "--package", "libshellflip", "--crate-type", "cdylib"]
+    command += ["--message-format=json-render-diagnostics"]
     done = subprocess.run(command, cwd=core(), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"cargo build failed with status {done.returncode}; its messages are above")

@@ -4,6 +4,7 @@
 use crate::error::{Error, Failure};
 use crate::handle::{self, Entered};
 use crate::sys::fault;
+use crate::sys::thread::NotCancelled;
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -26,9 +27,17 @@ thread_local! {
 
 /// Runs one C function. `name` is its fault point.
 pub fn call(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+    let mut body = Some(body);
+    // All that is the same for every function is there once.
+    guarded(name, &mut || body.take().map_or(Ok(0), |body| body()))
+}
+
+#[inline(never)]
+fn guarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int {
     if let Some(what) = handle::poisoned() {
         return fail(&Error::Poisoned(what.into()));
     }
+    let _not_cancelled = NotCancelled::begin();
     let result = catch_unwind(AssertUnwindSafe(|| {
         fault::at(name).map_err(|errno| Error::system(name, errno))?;
         body()

@@ -7,8 +7,9 @@ use crate::flip::Flip;
 use crate::handle;
 use std::ffi::{CStr, c_char, c_int};
 
-/// Finds out what this process was started with, and starts the library's two threads, which block all signals and
-/// run nothing of the host. `config` is copied; NULL means all defaults. On success `*out_flip` is the handle.
+/// Finds out what this process was started with, and starts the library's two threads, which block all signals and run
+/// nothing of the host; the second one once `flip_ready` has returned. `config` is copied; NULL means all defaults. On
+/// success `*out_flip` is the handle.
 ///
 /// Call it early, before other threads exist: it removes the variables that were meant for this process from the
 /// environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,

@@ -16,3 +16,35 @@ pub fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHand
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     thread.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
 }
+
+/// While it lives, pthread_cancel(3) waits: it unwinds the thread, which must not happen to code that holds locks and
+/// half of a hand-over.
+pub struct NotCancelled {
+    before: libc::c_int,
+}
+
+impl NotCancelled {
+    /// For the calling thread.
+    pub fn begin() -> NotCancelled {
+        /// glibc's; the libc crate has neither this nor the function.
+        const PTHREAD_CANCEL_DISABLE: libc::c_int = 1;
+        NotCancelled { before: set_cancel_state(PTHREAD_CANCEL_DISABLE) }
+    }
+}
+
+impl Drop for NotCancelled {
+    fn drop(&mut self) {
+        set_cancel_state(self.before);
+    }
+}
+
+/// Returns the state before.
+fn set_cancel_state(state: libc::c_int) -> libc::c_int {
+    unsafe extern "C" {
+        fn pthread_setcancelstate(state: libc::c_int, before: *mut libc::c_int) -> libc::c_int;
+    }
+    let mut before = 0;
+    // SAFETY: writes one int. It fails for a state that there is not, and changes nothing then.
+    unsafe { pthread_setcancelstate(state, &mut before) };
+    before
+}
