@@ -4,6 +4,7 @@
 use crate::events::{HostEvent, Queue};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,21 @@ pub fn init() {
     LEVEL.store(level, Relaxed);
 }
 
+/// A time in seconds, rounded to the precision that is asked for: `{:.1}`. Not by way of a floating-point number, whose
+/// formatting is a good part of a small library.
+pub struct Seconds(pub Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = f.precision().unwrap_or(0).min(9);
+        let unit = 10u128.pow(9 - digits as u32);
+        let units = (self.0.as_nanos() + unit / 2) / unit;
+        let second = 1_000_000_000 / unit;
+        write!(f, "{}", units / second)?;
+        if digits > 0 { write!(f, ".{:0digits$}", units % second) } else { Ok(()) }
+    }
+}
+
 /// Writes one line, as one write. Called on the library's threads, where SIGPIPE is blocked.
 pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
     let subscribed = match level {
@@ -51,5 +67,21 @@ pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
         let text = format!("shellflip[{}]: {line}\n", std::process::id());
         // SAFETY: the bytes outlive the call; a failed or short write of a log line has no remedy.
         unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rounded_to_the_digits_that_are_asked_for() {
+        let time = Seconds(Duration::from_micros(1_949_950));
+        assert_eq!(format!("{time} {time:.1} {time:.3} {time:.9}"), "2 1.9 1.950 1.949950000");
+        assert_eq!(
+            format!("{:.1} {:.3}", Seconds(Duration::from_millis(50)), Seconds(Duration::ZERO)),
+            "0.1 0.000"
+        );
+        assert_eq!(format!("{:.1}", Seconds(Duration::MAX)), "18446744073709551616.0");
     }
 }

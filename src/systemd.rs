@@ -11,7 +11,7 @@ pub(crate) mod store;
 mod unit;
 
 use crate::error::Result;
-use crate::log::{self, Level};
+use crate::log::{self, Level, Seconds};
 use crate::spawn::Spawned;
 use crate::sys::fd;
 use announce::Announcement;
@@ -218,7 +218,7 @@ impl Systemd {
         }
         let pid = successor.pid.as_raw();
         let generation = self.generation.saturating_add(1);
-        let seconds = after.as_secs_f64();
+        let seconds = Seconds(after);
         let status =
             format!("Serving (generation {generation}, process {pid}), upgraded after {seconds:.1} s.");
         let mut text = lines(&[NotifyState::MainPid(pid.unsigned_abs())]);

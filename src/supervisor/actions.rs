@@ -8,7 +8,7 @@ use crate::error::{Error, Failure, Result};
 use crate::events::Kind;
 use crate::flip::{lock, shutdown_byte};
 use crate::fork::NoFork;
-use crate::log::{self, Level};
+use crate::log::{self, Level, Seconds};
 use crate::pid_file::PidFile;
 use crate::registry::{self, Frozen};
 use crate::sys::{fd, process};
@@ -321,7 +321,7 @@ impl Supervisor {
         // A remembered request may start the next upgrade within this very step, with times of its own.
         self.timers.retain(|timer, _| !matches!(timer, Timer::Upgrade | Timer::Spawn));
         let pid = self.inner.published.successor.load(SeqCst);
-        let after = self.upgrade_started.elapsed().as_secs_f64();
+        let after = Seconds(self.upgrade_started.elapsed());
         let result = match result {
             Ok(()) => {
                 log::write(Level::Info, format_args!("upgraded to process {pid} after {after:.3} s"));

@@ -2,6 +2,7 @@
 //! the status; a successor learns with RELEASED how it came into being.
 
 use crate::error::Failure;
+use crate::log::Seconds;
 use crate::upgrade::{Phase, State};
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ impl History {
         let after: Duration =
             phases.iter().map(|(_, time)| *time).fold(Duration::ZERO, Duration::saturating_add);
         let pid = std::process::id();
-        let text = format!("upgraded to process {pid} after {:.3} s", after.as_secs_f64());
+        let text = format!("upgraded to process {pid} after {:.3} s", Seconds(after));
         let (successor, ended) = (i32::try_from(pid).ok(), Instant::now());
         self.last = Some(Record { failure: None, text, successor, ended, phases });
     }

@@ -4,7 +4,7 @@
 use super::socket::{NotifySocket, Sent};
 use crate::error::explain;
 use crate::latch::fired;
-use crate::log::{self, Level};
+use crate::log::{self, Level, Seconds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -52,8 +52,11 @@ impl Announcement {
         }
         if now >= deadline {
             // It will be read before our end: the manager handles messages before deaths.
-            let waited = limit().as_secs_f64();
-            log::write(Level::Error, format_args!("systemd has not read the new main process in {waited} s"));
+            let waited = Seconds(limit());
+            log::write(
+                Level::Error,
+                format_args!("systemd has not read the new main process in {waited:.1} s"),
+            );
         }
         now >= deadline
     }
