@@ -139,6 +139,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features --package graceflip
 	cargo fmt --check --manifest-path examples/rust/web/Cargo.toml
+	cargo fmt --check --manifest-path benches/rust_counting/Cargo.toml
 	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
 	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
 	$(MAKE) check-go
@@ -179,7 +180,12 @@ $(BENCH_VENV)/requirements.txt: benches/requirements.txt
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	cp $< $@
 
-bench-programs: $(BENCH_C) $(BENCH_VENV)/requirements.txt
+BENCH_COUNTING := $(TARGET)/bench-counting/release/counting
+
+$(BENCH_COUNTING): FORCE
+	cargo build --release --locked --manifest-path benches/rust_counting/Cargo.toml --target-dir $(TARGET)/bench-counting
+
+bench-programs: $(BENCH_C) $(BENCH_COUNTING) $(BENCH_VENV)/requirements.txt
 
 bench: bench-programs ## everything that is measured, beside the peers; takes its time. MEASURES="latency load" for single ones
 	$(BENCH_VENV)/bin/python benches/run.py $(MEASURES)
