@@ -1,4 +1,4 @@
-"""Taking a connection from a full queue: flip_accept beside plain accept4, in the accepting thread's processor time."""
+"""Taking a connection from a full queue: flip_accept beside plain accept4, in the accepting thread's own time."""
 
 from harness import C_PROGRAMS, Contender, Context, Goal, Measure, Row, command, in_turns, numbers
 

@@ -2,13 +2,14 @@
 
 import os
 import statistics
+from pathlib import Path
 
 from harness import C_PROGRAMS, TARGET, Contender, Context, Goal, Measure, Row, Skipped, command, in_turns, numbers
 
 COUNTING = TARGET / "bench-counting" / "release" / "counting"
 FLOOR = "floor: one shared atomic counter"
 OURS = "flip_conn_begin, flip_conn_end"
-WAYS = {
+WAYS: dict[str, list[str | Path]] = {
     FLOOR: [C_PROGRAMS / "bench_connections", "atomic"],
     OURS: [C_PROGRAMS / "bench_connections", "shellflip"],
     "tokio-util: TaskTracker token": [COUNTING, "task_tracker"],
