@@ -122,7 +122,8 @@ impl Flip {
                 false => Ok(accept::accept(listener)),
             };
         }
-        // Counted first, looked second; the supervisor sets shutdown first and counts second.
+        // Counted first, looked second; the supervisor sets shutdown first and counts second. The fence that this
+        // needs between the two is in is_shut_down.
         CONNECTIONS.begin();
         let accepted = if self.is_shut_down() { Err(canceled()) } else { Ok(accept::accept(listener)) };
         if !matches!(accepted, Ok(Ok(_))) {
