@@ -122,10 +122,10 @@ impl Flip {
                 false => Ok(accept::accept(listener)),
             };
         }
-        // Counted first, looked second; the supervisor sets shutdown first and counts second. The fence that this
-        // needs between the two is in is_shut_down.
-        CONNECTIONS.begin();
-        let accepted = if self.is_shut_down() { Err(canceled()) } else { Ok(accept::accept(listener)) };
+        // Counted first, looked second; the supervisor sets shutdown first and counts second.
+        CONNECTIONS.begin_before_a_look();
+        let accepted =
+            if self.is_shut_down_already() { Err(canceled()) } else { Ok(accept::accept(listener)) };
         if !matches!(accepted, Ok(Ok(_))) {
             CONNECTIONS.end();
         }

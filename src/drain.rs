@@ -6,8 +6,8 @@
 //!
 //! A locked instruction is most of the cost, so that there is one for each connection and not two: at its end, which has
 //! to see whether a drain has begun. Its begin is a plain store, since the thread has its begun ones to itself; who
-//! begins first and then looks whether shutdown has fired needs a fence between the two, as `Flip::is_shut_down` has
-//! it. A reader cannot see an end without its begin all the same: the begin happened before, and both stores release.
+//! begins first and then looks whether shutdown has fired takes [`Connections::begin_before_a_look`], or has a fence
+//! between the two, as `Flip::is_shut_down` has it. A reader cannot see an end without its begin all the same: the begin happened before, and both stores release.
 //!
 //! There is one count per process, in static memory, so that it can be used without the handle and survives a fork
 //! (the child starts again at nothing).
@@ -138,10 +138,23 @@ impl<const SHARDS: usize> Connections<SHARDS> {
     /// One more.
     #[inline]
     pub fn begin(&self) {
+        self.begin_by(|begun, more| begun.store(more, Release));
+    }
+
+    /// One more, and only then what this thread looks at next: whoever does not count it has done before what that
+    /// shows.
+    #[inline]
+    pub fn begin_before_a_look(&self) {
+        self.begin_by(|begun, more| _ = begun.swap(more, SeqCst));
+    }
+
+    #[inline]
+    fn begin_by(&self, store: impl FnOnce(&AtomicU64, u64)) {
         let number = shard();
         let shard = &self.shards[number % SHARDS];
         if number < SHARDS {
-            shard.begun_by_owner.store(shard.begun_by_owner.load(Relaxed).wrapping_add(1), Release);
+            let begun = &shard.begun_by_owner;
+            store(begun, begun.load(Relaxed).wrapping_add(1));
         } else {
             shard.begun_by_others.fetch_add(1, SeqCst);
         }

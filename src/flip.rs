@@ -475,6 +475,11 @@ impl Flip {
     /// A connection that this thread has begun before is counted by whoever counts after shutdown, if this says no.
     pub fn is_shut_down(&self) -> bool {
         fence(SeqCst);
+        self.is_shut_down_already()
+    }
+
+    /// The same without the fence, after [`CONNECTIONS`] has begun one before a look.
+    pub(crate) fn is_shut_down_already(&self) -> bool {
         if self.0.published.shutdown.load(SeqCst) != 0 {
             return true;
         }

@@ -83,7 +83,7 @@ fn no_begin_is_lost_when_a_thread_takes_over_the_shard_of_one_that_ends() {
         let threads = [begin(&connections), begin(&connections), begin(&connections)];
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         begin(&connections).join().unwrap();
-        connections.begin();
+        connections.begin_before_a_look();
         assert_eq!(connections.count(), 5);
         connections.restart();
         assert_eq!(connections.count(), 0);
