@@ -3,6 +3,7 @@
  * one pair takes the thread that makes it. */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <shellflip.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -19,6 +20,7 @@ static atomic_int waiting;
 static atomic_bool stop;
 static struct { _Alignas(128) atomic_long open; } counter;
 static struct result { _Alignas(128) double ns; double pairs; } results[THREADS];
+static cpu_set_t allowed;
 
 static double cpu_ns(void)
 {
@@ -43,8 +45,22 @@ static void with_atomic(void)
     }
 }
 
+/* Two threads that take turns on one processor would not be in each other's way. */
+static void stay_on_a_processor(long number)
+{
+    cpu_set_t one;
+    number %= CPU_COUNT(&allowed);
+    for (int at = 0; at < CPU_SETSIZE; at++)
+        if (CPU_ISSET(at, &allowed) && number-- == 0) {
+            CPU_ZERO(&one);
+            CPU_SET(at, &one);
+            sched_setaffinity(0, sizeof one, &one);
+        }
+}
+
 static void *count(void *argument)
 {
+    stay_on_a_processor((struct result *)argument - results);
     struct result *result = argument;
     void (*batch)(void) = flip ? with_shellflip : with_atomic;
     batch();
@@ -62,7 +78,7 @@ static void *count(void *argument)
 int main(int argc, char **argv)
 {
     int threads = argc > 3 ? atoi(argv[2]) : 0;
-    if (threads < 1 || threads > THREADS)
+    if (threads < 1 || threads > THREADS || sched_getaffinity(0, sizeof allowed, &allowed) != 0)
         return 2;
     if (strcmp(argv[1], "shellflip") == 0 && (flip_init(NULL, &flip) < 0 || flip_ready(flip, -1) < 0)) {
         fprintf(stderr, "%s\n", flip_last_error());

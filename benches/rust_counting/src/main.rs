@@ -3,7 +3,9 @@
 //! processor time that one pair takes the thread that makes it. Beside it runs `benches/c/connections.c`.
 
 use hyper_util::server::graceful::GracefulShutdown;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,11 +19,22 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("this clock is always there").into()
 }
 
+/// Two threads that take turns on one processor would not be in each other's way.
+fn stay_on_a_processor(allowed: CpuSet, number: usize) {
+    let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
+    let cpus: Vec<usize> = (0..CpuSet::count()).filter(is_allowed).collect();
+    let mut one = CpuSet::new();
+    one.set(cpus[number % cpus.len()]).expect("it was in the set");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("it is allowed");
+}
+
 /// In all threads at once; nanoseconds of one pair.
 fn in_threads(threads: usize, time: Duration, pair: impl Fn() + Sync) -> f64 {
     let (start, stop) = (Barrier::new(threads + 1), AtomicBool::new(false));
     let (pair, start, stop) = (&pair, &start, &stop);
-    let run = move || {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a process knows its processors");
+    let run = move |number| {
+        stay_on_a_processor(allowed, number);
         (0..BATCH).for_each(|_| pair());
         start.wait();
         let (began, mut pairs) = (cpu_time(), 0.0);
@@ -32,7 +45,7 @@ fn in_threads(threads: usize, time: Duration, pair: impl Fn() + Sync) -> f64 {
         ((cpu_time() - began).as_nanos() as f64, pairs)
     };
     let results: Vec<(f64, f64)> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        let running: Vec<_> = (0..threads).map(|number| scope.spawn(move || run(number))).collect();
         start.wait();
         std::thread::sleep(time);
         stop.store(true, Relaxed);
