@@ -33,7 +33,7 @@ GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
 .PHONY: FORCE help setup build flipctl header examples demo demo-rust demo-go demo-python wheel python stage examples-go
-.PHONY: check check-go test deep bench bench-quick bench-programs install uninstall clean
+.PHONY: check check-go test deep bench bench-quick bench-programs bench-go install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -141,6 +141,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features --package graceflip
 	cargo fmt --check --manifest-path examples/rust/web/Cargo.toml
+	cargo fmt --check --manifest-path benches/rust_counting/Cargo.toml
 	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
 	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
 	$(MAKE) check-go
@@ -154,8 +155,8 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	python3 tests/run.py --quick
 
 check-go: stage ## gofmt and go vet
-	@out=$$(gofmt -l bindings/go examples/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
-	for module in bindings/go examples/go bindings/go/recipes/*/; do \
+	@out=$$(gofmt -l bindings/go examples/go benches/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	for module in bindings/go examples/go benches/go bindings/go/recipes/*/; do \
 		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
 
 test: examples examples-go python flipctl ## every test
@@ -181,7 +182,16 @@ $(BENCH_VENV)/requirements.txt: benches/requirements.txt
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	cp $< $@
 
-bench-programs: $(BENCH_C) $(BENCH_VENV)/requirements.txt
+BENCH_COUNTING := $(TARGET)/bench-counting/release/counting
+
+$(BENCH_COUNTING): FORCE
+	cargo build --release --locked --manifest-path benches/rust_counting/Cargo.toml --target-dir $(TARGET)/bench-counting
+
+bench-go: stage # the Go programs of the benchmark, in target/bench-go
+	@mkdir -p $(TARGET)/bench-go
+	cd benches/go && $(GO_ENV) $(GO) build -o $(abspath $(TARGET))/bench-go/ ./...
+
+bench-programs: $(BENCH_C) $(BENCH_COUNTING) $(BENCH_VENV)/requirements.txt bench-go python
 
 bench: bench-programs ## everything that is measured, beside the peers; takes its time. MEASURES="latency load" for single ones
 	$(BENCH_VENV)/bin/python benches/run.py $(MEASURES)

@@ -16,7 +16,7 @@ import plots
 import report
 from harness import TARGET, Broken, Context, Measure
 
-MEASURES = ["latency"]
+MEASURES = ["latency", "connections", "accept", "bindings"]
 
 
 def main() -> None:

@@ -8,11 +8,37 @@ use crate::flip::Flip;
 use crate::sys::{accept, fd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// How long to leave a full descriptor table alone before the next try.
 pub const EXHAUSTED: Duration = Duration::from_millis(20);
+
+/// How many calls in a row believe that a listener does not block, before one looks again: asking the kernel costs a
+/// sixth of an accept.
+const BELIEVED: u8 = 15;
+
+thread_local! {
+    /// The listener that was last seen not to block, and for how many calls more that is believed.
+    static SEEN: Cell<(RawFd, u8)> = const { Cell::new((-1, 0)) };
+}
+
+/// Whether this thread has seen a few calls ago that the listener does not block.
+fn believed_not_to_block(listener: BorrowedFd) -> bool {
+    SEEN.try_with(|seen| match seen.get() {
+        (fd, left @ 1..) if fd == listener.as_raw_fd() => {
+            seen.set((fd, left - 1));
+            true
+        }
+        _ => false,
+    })
+    .unwrap_or(false)
+}
+
+fn seen_not_to_block(listener: BorrowedFd) {
+    let _ = SEEN.try_with(|seen| seen.set((listener.as_raw_fd(), BELIEVED)));
+}
 
 /// What to do about an accept(2) that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +80,11 @@ impl Flip {
         let failed = |errno| Error::system("cannot accept", errno);
         // First: an inherited listener that blocks is changed when flip_ready returns.
         self.wait_until_ready(deadline)?;
-        if accept::is_blocking(listener).map_err(failed)? {
-            return Err(Error::Invalid("cannot accept: the listener blocks; make it O_NONBLOCK".into()));
+        if !believed_not_to_block(listener) {
+            if accept::is_blocking(listener).map_err(failed)? {
+                return Err(Error::Invalid("cannot accept: the listener blocks; make it O_NONBLOCK".into()));
+            }
+            seen_not_to_block(listener);
         }
         let kept = self.keep_of(listener) != Keep::None;
         loop {
@@ -64,6 +93,7 @@ impl Flip {
                 Err(errno) => errno,
             };
             if errno == Errno::EAGAIN {
+                seen_not_to_block(listener);
                 self.wait_for_listener(Some(listener), kept, deadline)?;
                 continue;
             }
@@ -93,8 +123,9 @@ impl Flip {
             };
         }
         // Counted first, looked second; the supervisor sets shutdown first and counts second.
-        CONNECTIONS.begin();
-        let accepted = if self.is_shut_down() { Err(canceled()) } else { Ok(accept::accept(listener)) };
+        CONNECTIONS.begin_before_a_look();
+        let accepted =
+            if self.is_shut_down_already() { Err(canceled()) } else { Ok(accept::accept(listener)) };
         if !matches!(accepted, Ok(Ok(_))) {
             CONNECTIONS.end();
         }
@@ -122,5 +153,25 @@ impl Flip {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(Error::system("cannot wait for a connection", errno)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn that_a_listener_does_not_block_is_believed_for_a_few_calls_and_for_this_one_only() {
+        let (one, other) = (std::io::stdin(), std::io::stdout());
+        assert!(!believed_not_to_block(one.as_fd()));
+        seen_not_to_block(one.as_fd());
+        assert!((0..BELIEVED).all(|_| believed_not_to_block(one.as_fd())));
+        assert!(!believed_not_to_block(one.as_fd()), "it is to be looked at again");
+        seen_not_to_block(one.as_fd());
+        assert!(!believed_not_to_block(other.as_fd()));
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(!believed_not_to_block(std::io::stdin().as_fd()))).join().unwrap();
+        });
     }
 }

@@ -29,7 +29,7 @@ use nix::poll::{PollFd, PollFlags};
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -418,6 +418,8 @@ impl Flip {
 
     /// Waits for shutdown and says why it came; a detach is reported once.
     pub fn wait_shutdown(&self, deadline: Option<Instant>) -> Result<Shutdown> {
+        // As in `is_shut_down`, for who does not wait.
+        fence(SeqCst);
         loop {
             if self.0.shutdown.fired() {
                 let reason = self.0.shutdown.reason().unwrap_or(0);
@@ -471,7 +473,15 @@ impl Flip {
     }
 
     /// Whether shutdown has fired. A forked child is told by the latch alone.
+    ///
+    /// A connection that this thread has begun before is counted by whoever counts after shutdown, if this says no.
     pub fn is_shut_down(&self) -> bool {
+        fence(SeqCst);
+        self.is_shut_down_already()
+    }
+
+    /// The same without the fence, after [`CONNECTIONS`] has begun one before a look.
+    pub(crate) fn is_shut_down_already(&self) -> bool {
         if self.0.published.shutdown.load(SeqCst) != 0 {
             return true;
         }

@@ -129,6 +129,7 @@ extern "C" fn child() {
         }
     }
     signals::restore_in_child();
+    crate::drain::restart_in_child();
     CONNECTIONS.restart();
     crate::handle::restart_in_child();
     LIST.unlock();

@@ -13,7 +13,8 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 /// number of threads may call it at once.
 ///
 /// The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
-/// -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set), or does not listen; -EBADF.
+/// -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set; looked at every few
+/// calls), or does not listen; -EBADF.
 ///
 /// # Safety
 ///

@@ -72,6 +72,25 @@ fn the_count_is_never_none_while_a_connection_moves_from_thread_to_thread() {
 }
 
 #[test]
+fn no_begin_is_lost_when_a_thread_takes_over_the_shard_of_one_that_ends() {
+    in_every_order(|| {
+        let connections = Arc::new(Connections::<2>::new());
+        let begin = |connections: &Arc<Connections<2>>| {
+            let connections = Arc::clone(connections);
+            thread::spawn(move || connections.begin())
+        };
+        // More threads than shards, some of which end before others begin.
+        let threads = [begin(&connections), begin(&connections), begin(&connections)];
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        begin(&connections).join().unwrap();
+        connections.begin_before_a_look();
+        assert_eq!(connections.count(), 5);
+        connections.restart();
+        assert_eq!(connections.count(), 0);
+    });
+}
+
+#[test]
 fn no_request_is_missed_and_none_is_written_to_a_closed_descriptor() {
     in_every_order(|| {
         let trigger = Arc::new(Trigger::new());

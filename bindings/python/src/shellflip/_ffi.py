@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pathlib
 from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from typing import Any, Final
+
+TYPE_CHECKING = False  # as typing has it, which is not imported here: a successor starts sooner without it
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 #: Names the library to load instead of the one beside the package. The only override there is.
 OVERRIDE: Final = "SHELLFLIP_LIBRARY"
-BESIDE: Final = pathlib.Path(__file__).with_name("libshellflip.so")
+BESIDE: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libshellflip.so")
 
 #: Result, then arguments. Opaque pointers are c_void_p.
 PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
@@ -78,7 +80,7 @@ PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
 
 def library_path() -> str:
     """Which library is loaded: the one that SHELLFLIP_LIBRARY names, else the one beside the package."""
-    return os.environ.get(OVERRIDE) or str(BESIDE)
+    return os.environ.get(OVERRIDE) or BESIDE
 
 
 def load(path: str) -> ctypes.CDLL:

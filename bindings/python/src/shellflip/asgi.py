@@ -13,9 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from . import log
 from .config import Shutdown
 from .errors import FlipError
-from .log import logger
 
 if TYPE_CHECKING:
     from .flip import Flip
@@ -78,7 +78,7 @@ class Adapter:
         except Exception as error:
             if answered:
                 raise
-            logger.debug("the app takes no part in the lifespan: %r", error)
+            log.debug("the app takes no part in the lifespan: %r", error)
         if not answered:
             if not asked:
                 await receive()

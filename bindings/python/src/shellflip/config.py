@@ -10,10 +10,20 @@ import enum
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, TypedDict
 
 from ._ffi import lib
 from .errors import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypedDict
+else:
+
+    class TypedDict:
+        """Stands in for typing's at run time, where only the annotations of Settings are used."""
+
+        def __init_subclass__(cls, *, total: bool) -> None:
+            """Takes what a typed dictionary is told."""
 
 
 class Request(enum.IntEnum):

@@ -8,14 +8,16 @@ other process says why not.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-from collections.abc import Callable
-from typing import Any
 
 from ._ffi import lib
 from .config import Request, milliseconds
 from .errors import Failure, check, check_upgrade
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def upgrade(address: str | bytes, timeout: float | None = None) -> int:
@@ -41,6 +43,8 @@ def status(address: str | bytes, timeout: float | None = None) -> dict[str, Any]
 
 def read_status(fill: Callable[[Any, int], int]) -> dict[str, Any]:
     """A line of JSON from a function that works like snprintf."""
+    import json  # here: a server that starts asks nobody
+
     size, needed = 0, 4096
     while needed >= size:
         size, buffer = needed + 1, ctypes.create_string_buffer(needed + 1)

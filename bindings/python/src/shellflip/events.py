@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import BinaryIO
 
 from ._ffi import lib
 from .config import EventKind
 from .errors import Failure, check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 
 class Event:

@@ -11,17 +11,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
-
-if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
 
 from . import config, control, environment, log, state
 from . import signals as signals_
 from ._ffi import lib
-from .aio import Loop
 from .config import Request, Settings, Shutdown, milliseconds
 from .connections import Connection, Guard
 from .descriptors import Descriptors
@@ -29,12 +22,21 @@ from .errors import FlipError, check, check_ready, check_upgrade
 from .hooks import OnFailure, OnState, OnUpgrade, Pump
 from .listener import Listener
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, BinaryIO, Protocol
 
-class HasFileno(Protocol):
-    """A socket, a file: whatever has a descriptor."""
+    from typing_extensions import Self, Unpack
 
-    def fileno(self) -> int:
-        """The descriptor."""
+    from .aio import Loop
+
+    class HasFileno(Protocol):
+        """A socket, a file: whatever has a descriptor."""
+
+        def fileno(self) -> int:
+            """The descriptor."""
 
 
 #: How long accept(2) may wait inside the library after poll(2) has said that there is a connection: when another
@@ -64,6 +66,7 @@ class Flip:
     ) -> None:
         self._closed = False
         self._shutdown: Shutdown | None = None
+        self._made_loop: Loop | None = None
         self._watchers: list[threading.Thread] = []
         self._close_lock = threading.Lock()
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
@@ -76,7 +79,6 @@ class Flip:
             self._descriptors = Descriptors(self._handle)
             undo.callback(self._descriptors.close)
             self._pump = Pump(self._handle, on_upgrade, on_state, on_failure)
-            self._loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
             if command is not None:
                 self.set_command(command)
             elif sys.executable and sys.orig_argv:
@@ -114,7 +116,8 @@ class Flip:
             if self._closed:
                 return
             self._closed = True
-        self._loop.detach()
+        if self._made_loop is not None:
+            self._made_loop.detach()
         self._descriptors.close()
         for watcher in self._watchers:
             if watcher is not threading.current_thread():
@@ -134,6 +137,15 @@ class Flip:
         if self._closed:
             raise ValueError("this Flip is closed")
         return self._handle
+
+    @property
+    def _loop(self) -> Loop:
+        # Made when it is needed: asyncio takes longer to import than an interpreter to start.
+        if self._made_loop is None:
+            from .aio import Loop
+
+            self._made_loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
+        return self._made_loop
 
     def _in_child(self) -> bool:
         return self._descriptors.event < 0
@@ -266,7 +278,7 @@ class Flip:
         # From a signal handler, which has nobody to raise to.
         result: int = lib.flip_request(self._handle, request)
         if result < 0:
-            log.logger.debug("a signal asked for %s: %s", request.name, os.strerror(-result))
+            log.debug("a signal asked for %s: %s", request.name, os.strerror(-result))
 
     def upgrade(self, timeout: float | None = None) -> int:
         """Replaces this process; the pid of the successor once everything has been handed over. FlipError says why

@@ -6,24 +6,28 @@ Nothing here runs on a thread of the library. `Pump.run` is called by the host's
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, BinaryIO
+from collections.abc import Callable
 
 from . import log
 from .config import EventKind
 from .errors import FlipError, Refused
 from .events import Event
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+    from typing import Any, BinaryIO, TypeGuard
+
+    #: Takes a coroutine and runs it in the host's event loop.
+    Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
 #: Called with who asks for the upgrade, before anything is started. Returns to allow it, raises to refuse.
 OnUpgrade = Callable[[str], object]
 #: Called with a file to write the state into. Raising refuses the upgrade.
-OnState = Callable[[BinaryIO], object]
+OnState = Callable[["BinaryIO"], object]
 #: Called with what went wrong, as the exception that `Flip.upgrade` would raise. This process serves on.
 OnFailure = Callable[[FlipError], object]
-#: Takes a coroutine and runs it in the host's event loop.
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Pump:
@@ -95,14 +99,14 @@ class Pump:
             try:
                 await result
             except Exception:
-                log.logger.exception("on_failure raised")
+                log.logger().exception("on_failure raised")
 
         try:
             result = hook(failure)
-            if inspect.isawaitable(result):
+            if _is_awaitable(result):
                 _spawned(spawn, result)(awaited(result))
         except Exception:
-            log.logger.exception("on_failure raised")
+            log.logger().exception("on_failure raised")
 
     def _ask(self, event: Event, spawn: Spawn | None) -> None:
         file = None
@@ -115,7 +119,7 @@ class Pump:
             else:
                 assert self._on_upgrade is not None
                 result = self._on_upgrade(event.text)
-            if inspect.isawaitable(result):
+            if _is_awaitable(result):
                 _spawned(spawn, result)(self._awaited(event, result, file))
                 handed_on = True
             else:
@@ -141,10 +145,20 @@ class Pump:
             event.free()
 
 
+def _is_awaitable(result: object) -> TypeGuard[Awaitable[object]]:
+    if result is None:
+        return False
+    from inspect import isawaitable  # here: most hosts have no hooks
+
+    return isawaitable(result)
+
+
 def _spawned(spawn: Spawn | None, result: Awaitable[object]) -> Spawn:
     if spawn is not None:
         return spawn
-    if inspect.iscoroutine(result):
+    from inspect import iscoroutine
+
+    if iscoroutine(result):
         result.close()
     raise TypeError("the hook is a coroutine function, and no event loop takes the events: await flip.aready() in it")
 
@@ -154,7 +168,7 @@ def _refuse(event: Event, error: Exception) -> None:
         event.refuse(str(error) or "the host refused")
         return
     hook = "on_state" if event.kind is EventKind.STATE else "on_upgrade"
-    log.logger.error("%s raised, which refuses the upgrade", hook, exc_info=error)
+    log.logger().error("%s raised, which refuses the upgrade", hook, exc_info=error)
     number = error.errno if isinstance(error, OSError) and error.errno else None
     reason = f"{hook} raised {type(error).__name__}: {error}"
     event.refuse(reason, number) if number else event.refuse(reason)
@@ -170,4 +184,4 @@ def _close_quietly(file: BinaryIO | None) -> None:
         try:
             file.close()
         except OSError as error:
-            log.logger.debug("the state file of a refused upgrade: %s", error)
+            log.debug("the state file of a refused upgrade: %s", error)

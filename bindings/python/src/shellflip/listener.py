@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any
 
 from ._ffi import lib
 from .connections import Connection
 from .errors import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Listener(socket.socket):

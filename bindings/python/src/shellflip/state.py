@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import BinaryIO
 
 from ._ffi import lib
 from .errors import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 #: How long one call into the library may keep a Python signal handler waiting, in milliseconds.
 SLICE_MS = 50

@@ -13,11 +13,11 @@ from collections.abc import Generator, Sequence
 
 import uvicorn
 
+from . import log
 from .asgi import IDLE_GRACE, Adapter, last_chance, stopped
 from .errors import FlipError
 from .flip import Flip
 from .listener import Listener
-from .log import logger
 
 #: A connection that was accepted in the instant of the stop is in uvicorn's set by then.
 SETTLED = 0.1
@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
         except FlipError as error:
             self._cut = error
             open_connections = list(self.server_state.connections)
-            logger.error("%d connections are cut: %s", len(open_connections), error)
+            log.logger().error("%d connections are cut: %s", len(open_connections), error)
             for task in list(self.server_state.tasks):
                 task.cancel()
             for connection in open_connections:

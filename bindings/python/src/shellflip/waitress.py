@@ -16,12 +16,12 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.task import WSGITask
 
+from . import log
 from .asgi import IDLE_GRACE
 from .config import Shutdown
 from .errors import FlipError
 from .flip import Flip
 from .listener import Listener
-from .log import logger
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -110,7 +110,7 @@ def _drain(server: Any, sockets: dict[int, Any], flip: Flip, idle_grace: float) 
         except TimeoutError:
             pass
         except FlipError as error:
-            logger.error("%d connections are cut: %s", len(channels), error)
+            log.logger().error("%d connections are cut: %s", len(channels), error)
             raise
         if time.monotonic() >= idle_until:
             for channel in channels:
