@@ -579,8 +579,8 @@ int flip_forget(flip_t *flip, const char *name);
 int flip_inherited(flip_t *flip, char *buffer, size_t size);
 
 /*
- How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if
- none has.
+ How this thread's last call of `flip_upgrade` or `flip_control` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if it did
+ not, or not because of an upgrade.
  */
 int flip_last_failure(void);
 

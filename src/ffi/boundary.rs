@@ -102,12 +102,11 @@ fn fail(error: &Error) -> c_int {
     -if errno > 0 { errno } else { libc::EIO }
 }
 
-/// Remembered for `flip_last_failure`.
-pub fn note_failure(error: Error) -> Error {
-    if error.failure() != Failure::None {
-        let _ = LAST_FAILURE.try_with(|last| last.set(error.failure()));
-    }
-    error
+/// Runs a function whose failure `flip_last_failure` tells.
+pub fn call_for_upgrade(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+    let note = |failure| _ = LAST_FAILURE.try_with(|last| last.set(failure));
+    note(Failure::None);
+    call(name, || body().inspect_err(|error| note(error.failure())))
 }
 
 /// See `flip_last_failure`.

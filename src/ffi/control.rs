@@ -1,6 +1,6 @@
 //! Telling about oneself, and asking others: status and control sockets.
 
-use super::boundary::{call, deadline, enter, flip_t, note_failure, null, string};
+use super::boundary::{call, call_for_upgrade, deadline, enter, flip_t, null, string};
 use super::config::known_request;
 use crate::address::Address;
 use crate::control;
@@ -48,13 +48,13 @@ pub unsafe extern "C" fn flip_status(flip: *mut flip_t, buffer: *mut c_char, siz
 /// - `address` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_control(address: *const c_char, request: c_int, timeout_ms: c_int) -> c_int {
-    call("flip_control", || {
+    call_for_upgrade("flip_control", || {
         // SAFETY: as promised by the caller.
         let address = unsafe { control_address(address) }?;
         let request = known_request(request).ok_or_else(|| {
             Error::Invalid(format!("{request} is not a FLIP_REQUEST_ that can be asked for"))
         })?;
-        let answer = control::request(&address, request, left(timeout_ms)?).map_err(note_failure)?;
+        let answer = control::request(&address, request, left(timeout_ms)?)?;
         Ok(match request {
             Request::Upgrade => answer.unwrap_or(0),
             Request::Stop | Request::Detach => 0,

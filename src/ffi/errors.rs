@@ -3,8 +3,8 @@
 use super::boundary::{self, call_always, call_for};
 use std::ffi::{c_char, c_int};
 
-/// How the last upgrade that this thread asked for with `flip_upgrade` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if
-/// none has.
+/// How this thread's last call of `flip_upgrade` or `flip_control` failed: FLIP_FAILURE_*; FLIP_FAILURE_NONE if it did
+/// not, or not because of an upgrade.
 #[unsafe(no_mangle)]
 pub extern "C" fn flip_last_failure() -> c_int {
     call_for("flip_last_failure", 0, || Ok(boundary::last_failure() as c_int))

@@ -1,6 +1,6 @@
 //! Becoming ready, being replaced, and the end.
 
-use super::boundary::{call, call_in_handler, deadline, enter, flip_t, is_handle, note_failure};
+use super::boundary::{call, call_for_upgrade, call_in_handler, deadline, enter, flip_t, is_handle};
 use super::config::known_request;
 use super::{FLIP_SHUTDOWN_DETACH, FLIP_SHUTDOWN_STOP, FLIP_SHUTDOWN_UPGRADE};
 use crate::flip::Flip;
@@ -86,9 +86,9 @@ pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_upgrade(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
-    call("flip_upgrade", || {
+    call_for_upgrade("flip_upgrade", || {
         let flip = enter(flip)?;
-        flip.upgrade(deadline(timeout_ms)?).map_err(note_failure)
+        flip.upgrade(deadline(timeout_ms)?)
     })
 }
 

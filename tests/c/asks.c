@@ -51,6 +51,8 @@ static void own(const char *address)
     print_status(NULL);
     expect(flip_control(address, FLIP_REQUEST_UPGRADE, 10000) == -EAGAIN, "not ready");
     expect(flip_last_failure() == FLIP_FAILURE_NOT_READY, "the kind");
+    expect(flip_control("unix:///not/there", FLIP_REQUEST_UPGRADE, 10000) == -ENOENT, "nobody there");
+    expect(flip_last_failure() == FLIP_FAILURE_NONE, "no failure of an upgrade, and none that is left from before");
     expect(flip_ready(flip, -1) == 0, "flip_ready");
     for (int i = 0; i < 4; i++)
         pthread_create(&threads[i], NULL, print_status, NULL);
