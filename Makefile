@@ -166,7 +166,7 @@ deep: examples examples-go python flipctl ## every test, with the long versions 
 	fuzz/run
 	tools/rust_interface
 
-$(C_OUT)/bench_%: benches/c/%.c include/shellflip.h | build
+$(C_OUT)/bench_%: benches/c/%.c $(wildcard benches/c/*.h) include/shellflip.h | build
 	@mkdir -p $(@D)
 	$(CC) $(WARN) $(CFLAGS) -pthread -Iinclude $< -o $@ $(LINK)
 

@@ -16,7 +16,7 @@ import plots
 import report
 from harness import TARGET, Broken, Context, Measure
 
-MEASURES = ["latency"]
+MEASURES = ["latency", "resident", "stall", "listeners", "state", "cost"]
 
 
 def main() -> None:
