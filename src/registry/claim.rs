@@ -11,6 +11,7 @@ use crate::socket::{self, Description, PathOwner};
 use crate::sys::fd;
 use crate::systemd::store;
 use nix::errno::Errno;
+use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Nobody has asked for it yet.
@@ -99,7 +100,7 @@ impl Registry {
         if !matches!(self.unclaimed[index].source, Source::Foreign(_)) {
             return Ok(None);
         }
-        let (_, inherited) = self.claim(index, &address.to_string())?;
+        let (_, inherited) = self.claim(index, address)?;
         let fd = inherited.own();
         socket::set_nonblocking_once(fd.as_fd())?;
         if !socket::is_listening(fd.as_fd())? {
@@ -110,7 +111,7 @@ impl Registry {
 
     /// Takes it out of what is unclaimed, with a copy for the caller. All that can fail comes first: what is lost here
     /// would be closed.
-    pub(super) fn claim(&mut self, index: usize, what: &str) -> Result<(OwnedFd, Inherited)> {
+    pub(super) fn claim(&mut self, index: usize, what: &impl Display) -> Result<(OwnedFd, Inherited)> {
         let copy = copy_for_the_caller(&self.unclaimed[index].borrow(), what)?;
         if let Source::Foreign(raw) = self.unclaimed[index].source {
             fd::set_cloexec_raw(raw).map_err(|errno| Error::system(format!("cannot take {what}"), errno))?;

@@ -77,6 +77,11 @@ pub fn is_listening(fd: BorrowedFd<'_>) -> Result<bool> {
     accepts.map(|is| is != 0).map_err(|errno| Error::system("cannot inspect the socket", errno))
 }
 
+/// False: it is in no `reuseport` group. True: [`describe`] knows.
+pub fn may_share_port(fd: BorrowedFd<'_>) -> bool {
+    net::option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|is| is != 0)
+}
+
 /// [`describe`], `None` for an open descriptor that is no socket.
 fn describe_any(fd: BorrowedFd<'_>) -> Result<Option<Description>> {
     match describe(fd) {
@@ -89,14 +94,18 @@ fn describe_any(fd: BorrowedFd<'_>) -> Result<Option<Description>> {
 
 fn ask(fd: BorrowedFd<'_>) -> net::Result<Description> {
     let option = |name| net::option(fd, libc::SOL_SOCKET, name);
-    let family = option(libc::SO_DOMAIN)?;
+    let local = net::local_address(fd)?;
+    let family = match local.domain() {
+        libc::AF_UNSPEC => option(libc::SO_DOMAIN)?,
+        family => family,
+    };
     let inet = matches!(family, libc::AF_INET | libc::AF_INET6);
     let listening = option(libc::SO_ACCEPTCONN)? != 0;
     Ok(Description {
         family,
         kind: option(libc::SO_TYPE)?,
         protocol: option(libc::SO_PROTOCOL)?,
-        local: net::local_address(fd)?,
+        local,
         listening,
         connected: !listening && net::has_peer(fd)?,
         reuseport: inet && option(libc::SO_REUSEPORT)? != 0,
