@@ -137,7 +137,7 @@ def in_turns(contenders: Sequence[Contender], rounds: int) -> dict[str, list[lis
 def together_in_turns(
     parties: Sequence[Callable[[], dict[str, list[float]]]], rounds: int
 ) -> dict[str, list[list[float]]]:
-    """The same for programs that run several contenders in turns themselves: each gives the samples of its own ones."""
+    """The same for programs that each run several contenders in turns themselves, and give the samples of all."""
     taken: dict[str, list[list[float]]] = {}
     for number in range(rounds):
         shift = number % len(parties)

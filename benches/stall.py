@@ -50,7 +50,7 @@ def measure(context: Context) -> Measure:
                 )
             )
     result.lines.append(
-        "The longest gap between two writes within 50 ms from the request on, or until the program has answered where "
-        "that takes longer. It holds what the scheduler takes away as well: the first rows are that alone."
+        "The longest gap between two writes within 50 ms from the request on, or until the program has answered "
+        "where that takes longer. It holds what the scheduler takes away as well: the first rows are that alone."
     )
     return result
