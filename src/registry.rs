@@ -14,7 +14,7 @@ use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
 use crate::inherit::{self, Activated};
 use crate::log::{self, Level};
-use crate::socket::{self, PathOwner};
+use crate::socket::{self, Description, PathOwner};
 use crate::sys::fd;
 use claim::{Inherited, Source};
 use entries::Entries;
@@ -133,7 +133,7 @@ impl Registry {
     pub fn listen(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
         match self.find(&name, &address)? {
-            Some(index) => self.adopt(name, index, address),
+            Some((index, is)) => self.adopt(name, index, &is, address),
             None => self.bind(name, address),
         }
     }
@@ -142,7 +142,7 @@ impl Registry {
     pub fn inherit(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
         match self.find(&name, &address)? {
-            Some(index) => self.adopt(name, index, address),
+            Some((index, is)) => self.adopt(name, index, &is, address),
             None => Err(Error::NotFound(format!("nothing was inherited for {address}"))),
         }
     }
@@ -207,9 +207,9 @@ impl Registry {
         Ok(free.unwrap_or(name))
     }
 
-    fn adopt(&mut self, name: Vec<u8>, index: usize, address: Address) -> Result<OwnedFd> {
+    fn adopt(&mut self, name: Vec<u8>, index: usize, is: &Description, address: Address) -> Result<OwnedFd> {
         let fd = self.unclaimed[index].borrow();
-        let mut listens_later = address.accepts() && !socket::is_listening(fd)?;
+        let mut listens_later = address.accepts() && !is.listening;
         if matches!(self.unclaimed[index].source, Source::Foreign(_)) {
             // Nobody serves it yet. In an upgrade the predecessor does, and may block on it: then it waits for flip_ready.
             socket::set_nonblocking_once(fd)?;

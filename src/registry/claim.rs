@@ -80,13 +80,13 @@ impl Inherited {
 }
 
 impl Registry {
-    /// The index of the match among what is unclaimed.
-    pub(super) fn find(&self, name: &[u8], address: &Address) -> Result<Option<usize>> {
+    /// The index of the match among what is unclaimed, and what it is.
+    pub(super) fn find(&self, name: &[u8], address: &Address) -> Result<Option<(usize, Description)>> {
         for by_name in [true, false] {
             for (index, inherited) in self.unclaimed.iter().enumerate() {
                 let candidate = !by_name || (inherited.named && inherited.name == name);
-                if candidate && socket::matches(inherited.borrow(), address, by_name)? {
-                    return Ok(Some(index));
+                if candidate && let Some(is) = socket::matching(inherited.borrow(), address, by_name)? {
+                    return Ok(Some((index, is)));
                 }
             }
         }
@@ -96,14 +96,14 @@ impl Registry {
     /// A socket for the library itself that a service manager has passed for this address, listening and
     /// non-blocking.
     pub fn claim_for_library(&mut self, address: &Address) -> Result<Option<OwnedFd>> {
-        let Some(index) = self.find(&address.name(), address)? else { return Ok(None) };
+        let Some((index, is)) = self.find(&address.name(), address)? else { return Ok(None) };
         if !matches!(self.unclaimed[index].source, Source::Foreign(_)) {
             return Ok(None);
         }
         let (_, inherited) = self.claim(index, address)?;
         let fd = inherited.own();
         socket::set_nonblocking_once(fd.as_fd())?;
-        if !socket::is_listening(fd.as_fd())? {
+        if !is.listening {
             socket::listen(fd.as_fd(), address)?;
         }
         Ok(Some(fd))

@@ -38,30 +38,31 @@ pub fn describe(fd: BorrowedFd<'_>) -> Result<Description> {
     ask(fd).map_err(|errno| Error::system("cannot inspect the socket", errno))
 }
 
-/// True if the socket is what [`super::bind`] would make of the address now, apart from what [`super::apply_live`]
-/// can change. Port 0 is any port where the socket was found by its name, else none.
-pub fn matches(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<bool> {
-    let Some(is) = describe_any(fd)? else { return Ok(false) };
+/// What the socket is, if that is what [`super::bind`] would make of the address now, apart from what
+/// [`super::apply_live`] can change. Port 0 is any port where the socket was found by its name, else none.
+pub fn matching(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<Option<Description>> {
+    let Some(is) = describe_any(fd)? else { return Ok(None) };
     if is.connected
         || !is.is_kind(&address.endpoint)
         || is.reuseport != address.options.reuseport.unwrap_or(false)
     {
-        return Ok(false);
+        return Ok(None);
     }
     if is.device != address.options.device.as_deref().unwrap_or_default() {
-        return Ok(false);
+        return Ok(None);
     }
-    match (&address.endpoint, &is.local) {
-        (Endpoint::Unix { name: UnixName::Path(wanted), .. }, SockAddr::UnixPath(path)) => Ok(path == wanted),
+    let fits = match (&address.endpoint, &is.local) {
+        (Endpoint::Unix { name: UnixName::Path(wanted), .. }, SockAddr::UnixPath(path)) => path == wanted,
         (Endpoint::Unix { name: UnixName::Abstract(wanted), .. }, SockAddr::UnixAbstract(name)) => {
-            Ok(name == wanted)
+            name == wanted
         }
         (Endpoint::Inet { host, port, .. }, SockAddr::Inet(local)) => {
             let port_fits = if *port == 0 { by_name && local.port() != 0 } else { local.port() == *port };
-            Ok(port_fits && host_fits(&is, address, host, local)?)
+            port_fits && host_fits(&is, address, host, local)?
         }
-        _ => Ok(false),
-    }
+        _ => false,
+    };
+    Ok(fits.then_some(is))
 }
 
 /// True if a successor would go on accepting or receiving here: it listens, or is a datagram socket that is bound and
@@ -69,12 +70,6 @@ pub fn matches(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<b
 pub fn is_listener(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(describe_any(fd)?
         .is_some_and(|is| is.listening || (is.kind == libc::SOCK_DGRAM && is.is_bound() && !is.connected)))
-}
-
-/// True if it accepts connections now.
-pub fn is_listening(fd: BorrowedFd<'_>) -> Result<bool> {
-    let accepts = net::option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
-    accepts.map(|is| is != 0).map_err(|errno| Error::system("cannot inspect the socket", errno))
 }
 
 /// False: it is in no `reuseport` group. True: [`describe`] knows.
