@@ -169,11 +169,19 @@ deep: examples examples-go python flipctl ## every test, with the long versions 
 	fuzz/run
 	tools/rust_interface
 
-$(C_OUT)/bench_%: benches/c/%.c include/shellflip.h | build
+$(C_OUT)/bench_%: benches/c/%.c $(wildcard benches/c/*.h) include/shellflip.h | build
 	@mkdir -p $(@D)
 	$(CC) $(WARN) $(CFLAGS) -pthread -Iinclude $< -o $@ $(LINK)
 
-BENCH_C := $(patsubst benches/c/%.c,$(C_OUT)/bench_%,$(wildcard benches/c/*.c))
+# The same programs without the library, to compare with. bench_nothing needs nothing of it and is linked with it all the same.
+$(C_OUT)/bench_%_without: benches/c/%.c
+	@mkdir -p $(@D)
+	$(CC) $(WARN) $(CFLAGS) -DWITHOUT $< -o $@
+
+$(C_OUT)/bench_nothing: LINK := -Wl,--no-as-needed $(LINK)
+
+BENCH_C := $(patsubst benches/c/%.c,$(C_OUT)/bench_%,$(wildcard benches/c/*.c)) \
+	$(C_OUT)/bench_cost_without $(C_OUT)/bench_nothing_without
 BENCH_VENV := $(TARGET)/bench-python
 
 $(BENCH_VENV)/requirements.txt: benches/requirements.txt

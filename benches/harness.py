@@ -134,6 +134,21 @@ def in_turns(contenders: Sequence[Contender], rounds: int) -> dict[str, list[lis
     return taken
 
 
+def together_in_turns(
+    parties: Sequence[Callable[[], dict[str, list[float]]]], rounds: int
+) -> dict[str, list[list[float]]]:
+    """The same for programs that each run several contenders in turns themselves, and give the samples of all."""
+    taken: dict[str, list[list[float]]] = {}
+    for number in range(rounds):
+        shift = number % len(parties)
+        for party in [*parties[shift:], *parties[:shift]]:
+            for who, samples in party().items():
+                if not samples:
+                    raise Broken(f"{who}: no samples")
+                taken.setdefault(who, []).append(samples)
+    return taken
+
+
 def command(arguments: Sequence[str | Path], *, timeout: float = 120.0, env: dict[str, str] | None = None) -> str:
     """What the program prints; it must end with status 0. Its output may come from processes that outlive it."""
     ours, theirs = os.pipe()
@@ -169,6 +184,15 @@ def _until_closed(end: int, deadline: float, arguments: Sequence[str | Path]) ->
 def numbers(text: str) -> list[float]:
     """One number a line."""
     return [float(line) for line in text.split()]
+
+
+def named_numbers(text: str) -> dict[str, list[float]]:
+    """A name and a number a line, by name."""
+    found: dict[str, list[float]] = {}
+    for line in text.splitlines():
+        name, number = line.rsplit(maxsplit=1)
+        found.setdefault(name, []).append(float(number))
+    return found
 
 
 def memory_available() -> int:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from harness import Measure, Row
 
 OURS, OTHERS, FLOOR, SPREAD = "#1565c0", "#90a4ae", "#cfd8dc", "#37474f"
-LINES = ["#1565c0", "#ef6c00", "#2e7d32", "#8e24aa", "#546e7a", "#c62828"]
+LINES = ["#ef6c00", "#2e7d32", "#8e24aa", "#546e7a", "#c62828"]
 
 mpl.use("Agg")
 mpl.rcParams.update(
@@ -65,7 +65,9 @@ def lines(measure: Measure) -> Figure:
     """Each series over x, on logarithmic axes."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
     names = list(dict.fromkeys(row.series or "" for row in measure.rows if row.x is not None))
-    for name, shade in zip(names, LINES * len(names), strict=False):
+    further = iter(LINES * len(names))
+    for name in names:
+        shade = OURS if name.startswith("libshellflip") else OTHERS if name.startswith("floor") else next(further)
         rows = sorted((row for row in measure.rows if (row.series or "") == name and row.x is not None), key=at)
         xs, medians = [at(row) for row in rows], [row.median for row in rows]
         axes.plot(xs, medians, marker="o", markersize=3.5, color=shade, label=name)

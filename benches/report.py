@@ -14,7 +14,7 @@ from harness import Measure, Row
 
 def figure(value: float) -> str:
     """Three digits that count, without an exponent."""
-    if value == 0 or abs(value) >= 100:
+    if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 

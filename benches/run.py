@@ -16,7 +16,17 @@ import plots
 import report
 from harness import TARGET, Broken, Context, Measure
 
-MEASURES = ["latency", "connections", "accept", "bindings"]
+MEASURES = [
+    "latency",
+    "resident",
+    "stall",
+    "listeners",
+    "state",
+    "connections",
+    "accept",
+    "cost",
+    "bindings",
+]
 
 
 def main() -> None:

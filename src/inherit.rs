@@ -178,11 +178,9 @@ unsafe fn upgrade(environment: &Environment, place: &[u8], pid: u32) -> Result<F
         return Err(wrong(format!("HELLO names {named} descriptors, LISTEN_FDS says {passed}")).into());
     }
     check_names(environment, &table)?;
-    for number in numbers.clone() {
-        fd::set_cloexec_raw(number).map_err(|errno| {
-            Error::system(format!("cannot keep descriptor {number} from children"), errno)
-        })?;
-    }
+    fd::set_cloexec_range(numbers.clone()).map_err(|errno| {
+        Error::system(format!("cannot keep {count} inherited descriptors from children"), errno)
+    })?;
     // SAFETY: open, as seen above, and nobody's, as promised by the caller.
     let descriptors =
         table.into_iter().zip(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) })).collect();

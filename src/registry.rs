@@ -5,6 +5,7 @@
 //! finds its inherited socket is in `claim.rs`, what is special about `reuseport` groups in `group.rs`.
 
 mod claim;
+mod entries;
 mod group;
 mod store;
 
@@ -13,12 +14,14 @@ use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
 use crate::inherit::{self, Activated};
 use crate::log::{self, Level};
-use crate::socket::{self, PathOwner};
+use crate::socket::{self, Description, PathOwner};
 use crate::sys::fd;
 use claim::{Inherited, Source};
+use entries::Entries;
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::ffi::CString;
+use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -26,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 /// All of them.
 #[derive(Debug)]
 pub struct Registry {
-    entries: Vec<Entry>,
+    entries: Entries,
     unclaimed: VecDeque<Inherited>,
     /// Where the predecessor may be listening with `reuseport`; none once this process may serve.
     groups: Vec<(Protocol, u16)>,
@@ -117,7 +120,7 @@ impl Registry {
         freeze(Frozen::Open);
         let groups = if successor { group::ports(&unclaimed) } else { Vec::new() };
         Registry {
-            entries: Vec::new(),
+            entries: Entries::with_room_for(unclaimed.len()),
             unclaimed,
             groups,
             waiting: successor,
@@ -130,7 +133,7 @@ impl Registry {
     pub fn listen(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
         match self.find(&name, &address)? {
-            Some(index) => self.adopt(name, index, address),
+            Some((index, is)) => self.adopt(name, index, &is, address),
             None => self.bind(name, address),
         }
     }
@@ -139,7 +142,7 @@ impl Registry {
     pub fn inherit(&mut self, address: Address) -> Result<OwnedFd> {
         let name = self.free_name(&address)?;
         match self.find(&name, &address)? {
-            Some(index) => self.adopt(name, index, address),
+            Some((index, is)) => self.adopt(name, index, &is, address),
             None => Err(Error::NotFound(format!("nothing was inherited for {address}"))),
         }
     }
@@ -167,7 +170,7 @@ impl Registry {
         let fd = inherited.own();
         self.remove_entry(name);
         self.entries.push(Entry { path, keep, ..Entry::added(name.to_vec(), fd, listener) });
-        self.note_kept();
+        note_kept(keep);
         Ok(copy)
     }
 
@@ -175,10 +178,9 @@ impl Registry {
     pub fn forget(&mut self, name: &[u8]) -> Result<()> {
         check_name(name)?;
         self.open(|| format!("cannot forget {}", quote(name)))?;
-        let before = (self.entries.len(), self.unclaimed.len());
-        self.entries.retain(|entry| entry.name != name);
+        let before = self.unclaimed.len();
         self.unclaimed.retain(|inherited| inherited.name != name);
-        if (self.entries.len(), self.unclaimed.len()) == before {
+        if self.entries.remove(name).is_none() && self.unclaimed.len() == before {
             return Err(Error::NotFound(format!("there is nothing named {}", quote(name))));
         }
         Ok(())
@@ -192,8 +194,7 @@ impl Registry {
     /// The name that the address asks for; further members of a group get `#2`, `#3` …
     fn free_name(&self, address: &Address) -> Result<Vec<u8>> {
         let name = address.name();
-        let taken = |name: &[u8]| self.entries.iter().any(|entry| entry.name == name);
-        if !taken(&name) {
+        if !self.entries.has(&name) {
             return Ok(name);
         }
         if address.options.reuseport != Some(true) {
@@ -202,13 +203,13 @@ impl Registry {
                 Errno::EEXIST,
             ));
         }
-        let free = group::member_names(&name).find(|name| !taken(name));
+        let free = group::member_names(&name).find(|name| !self.entries.has(name));
         Ok(free.unwrap_or(name))
     }
 
-    fn adopt(&mut self, name: Vec<u8>, index: usize, address: Address) -> Result<OwnedFd> {
+    fn adopt(&mut self, name: Vec<u8>, index: usize, is: &Description, address: Address) -> Result<OwnedFd> {
         let fd = self.unclaimed[index].borrow();
-        let mut listens_later = address.accepts() && !socket::is_listening(fd)?;
+        let mut listens_later = address.accepts() && !is.listening;
         if matches!(self.unclaimed[index].source, Source::Foreign(_)) {
             // Nobody serves it yet. In an upgrade the predecessor does, and may block on it: then it waits for flip_ready.
             socket::set_nonblocking_once(fd)?;
@@ -217,11 +218,13 @@ impl Registry {
             socket::listen(fd, &address)?;
             listens_later = false;
         }
-        let (copy, inherited) = self.claim(index, &address.to_string())?;
+        let (copy, inherited) = self.claim(index, &address)?;
         let path = inherited.path.clone();
         let fd = inherited.own();
-        self.entries.push(Entry { path, listens_later, ..Entry::listener(name, fd, address) });
-        self.note_kept();
+        let entry = Entry::listener(name, fd, address);
+        let keep = entry.keep;
+        self.entries.push(Entry { path, listens_later, ..entry });
+        note_kept(keep);
         Ok(copy)
     }
 
@@ -234,12 +237,13 @@ impl Registry {
             false => socket::bind_and_listen(&address),
         };
         let bound = bound.map_err(|error| self.in_the_way(error, &address))?;
-        match copy_for_the_caller(&bound.fd, &address.to_string()) {
+        match copy_for_the_caller(&bound.fd, &address) {
             Ok(copy) => {
                 let (path, bound_here, listens_later) = (bound.path, true, later);
                 let entry = Entry::listener(name, bound.fd, address);
+                let keep = entry.keep;
                 self.entries.push(Entry { path, bound_here, listens_later, ..entry });
-                self.note_kept();
+                note_kept(keep);
                 Ok(copy)
             }
             Err(error) => {
@@ -262,8 +266,7 @@ impl Registry {
     }
 
     fn remove_entry(&mut self, name: &[u8]) {
-        if let Some(index) = self.entries.iter().position(|entry| entry.name == name) {
-            let entry = self.entries.remove(index);
+        if let Some(entry) = self.entries.remove(name) {
             self.close(entry);
         }
     }
@@ -274,10 +277,6 @@ impl Registry {
             let _inode = path.hold();
             self.closed.push(Closed { path, bound_here: entry.bound_here, _inode });
         }
-    }
-
-    fn note_kept(&self) {
-        ANY_KEPT.store(self.entries.iter().any(|entry| entry.keep != Keep::None), SeqCst);
     }
 
     /// What the successor gets, in the order of its descriptors from 3.
@@ -372,9 +371,7 @@ impl Registry {
     /// [`Registry::finish`].
     pub fn close_listeners(&mut self, kept: impl Fn(Keep) -> bool) {
         freeze(Frozen::Released);
-        let (stay, go): (Vec<Entry>, Vec<Entry>) =
-            std::mem::take(&mut self.entries).into_iter().partition(|entry| kept(entry.keep));
-        self.entries = stay;
+        let go = self.entries.keep(|entry| kept(entry.keep));
         go.into_iter().for_each(|entry| self.close(entry));
         self.unclaimed.retain(|inherited| matches!(inherited.source, Source::Foreign(_)));
     }
@@ -404,6 +401,10 @@ impl Registry {
         let kept = self.entries.iter().filter(|entry| entry.keep != Keep::None);
         kept.clone().find(same).map_or(Keep::None, |entry| entry.keep)
     }
+}
+
+fn note_kept(keep: Keep) {
+    ANY_KEPT.fetch_or(keep != Keep::None, SeqCst);
 }
 
 /// Whether a look at [`Registry::keep_of`] is worth the lock.
@@ -441,7 +442,7 @@ pub fn listen_fdnames(table: &[TableEntry]) -> Option<CString> {
     CString::new(names).ok()
 }
 
-fn copy_for_the_caller(fd: &impl AsFd, what: &str) -> Result<OwnedFd> {
+fn copy_for_the_caller(fd: &impl AsFd, what: &impl Display) -> Result<OwnedFd> {
     fd::dup_cloexec(fd.as_fd(), fd::FIRST)
         .map_err(|errno| Error::system(format!("cannot duplicate {what}"), errno))
 }

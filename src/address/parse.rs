@@ -30,8 +30,9 @@ fn endpoint(place: &[u8]) -> Part<Endpoint> {
     let kinds = "an address begins with tcp://, udp://, unix:, unixgram: or unixpacket:";
     let Some((scheme, rest)) = split(place, b':') else { return Err(kinds.into()) };
     let inet = |protocol| {
-        let rest =
-            rest.strip_prefix(b"//").ok_or(format!("{}: must be followed by //", quote_plain(scheme)))?;
+        let rest = rest
+            .strip_prefix(b"//")
+            .ok_or_else(|| format!("{}: must be followed by //", quote_plain(scheme)))?;
         let (host, port) = host_and_port(rest)?;
         Ok(Endpoint::Inet { protocol, host, port })
     };
@@ -52,7 +53,7 @@ fn quote_plain(text: &[u8]) -> String {
 
 fn host_and_port(rest: &[u8]) -> Part<(Host, u16)> {
     let (host, port) = if let Some(inner) = rest.strip_prefix(b"[") {
-        let (inner, after) = split(inner, b']').ok_or(format!("{} has no closing ]", quote(rest)))?;
+        let (inner, after) = split(inner, b']').ok_or_else(|| format!("{} has no closing ]", quote(rest)))?;
         (ipv6(inner)?, after.strip_prefix(b":"))
     } else {
         match rest.iter().rposition(|&byte| byte == b':') {
@@ -60,10 +61,13 @@ fn host_and_port(rest: &[u8]) -> Part<(Host, u16)> {
             None => (host(rest)?, None),
         }
     };
-    let port =
-        port.ok_or(format!("{} needs a port: host:port, port 0 lets the kernel choose", quote(rest)))?;
+    let port = port
+        .ok_or_else(|| format!("{} needs a port: host:port, port 0 lets the kernel choose", quote(rest)))?;
     let number = digits(port).and_then(|port| u16::try_from(port).ok());
-    Ok((host, number.ok_or(format!("the port must be a number from 0 to 65535, not {}", quote(port)))?))
+    Ok((
+        host,
+        number.ok_or_else(|| format!("the port must be a number from 0 to 65535, not {}", quote(port)))?,
+    ))
 }
 
 fn host(host: &[u8]) -> Part<Host> {
@@ -91,7 +95,7 @@ fn host(host: &[u8]) -> Part<Host> {
 fn ipv6(inner: &[u8]) -> Part<Host> {
     let (address, zone) = split(inner, b'%').map_or((inner, None), |(address, zone)| (address, Some(zone)));
     let parsed: Option<Ipv6Addr> = std::str::from_utf8(address).ok().and_then(|address| address.parse().ok());
-    let address = parsed.ok_or(format!("{} is not an IPv6 address", quote(address)))?;
+    let address = parsed.ok_or_else(|| format!("{} is not an IPv6 address", quote(address)))?;
     // RFC 6874 writes the % before a zone as %25; a plain % is what people paste from ip(8).
     let zone = match zone {
         Some(zone) => {
@@ -249,7 +253,7 @@ fn digits(text: &[u8]) -> Option<u32> {
 
 fn number(key: &str, value: &[u8]) -> Part<i32> {
     let number = digits(value).and_then(|number| i32::try_from(number).ok());
-    number.ok_or(format!("{key} must be a number from 0 to {}, not {}", i32::MAX, quote(value)))
+    number.ok_or_else(|| format!("{key} must be a number from 0 to {}, not {}", i32::MAX, quote(value)))
 }
 
 fn switch(key: &str, value: &[u8]) -> Part<bool> {
@@ -264,7 +268,7 @@ fn mode(value: &[u8]) -> Part<u32> {
     let octal = !value.is_empty() && value.iter().all(|byte| (b'0'..=b'7').contains(byte));
     let mode = std::str::from_utf8(value).ok().filter(|_| octal).and_then(|v| u32::from_str_radix(v, 8).ok());
     mode.filter(|mode| *mode <= 0o777)
-        .ok_or(format!("mode must be octal and at most 0777, not {}", quote(value)))
+        .ok_or_else(|| format!("mode must be octal and at most 0777, not {}", quote(value)))
 }
 
 fn owner(value: &[u8]) -> Part<Owner> {

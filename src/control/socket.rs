@@ -142,7 +142,7 @@ fn private(fd: OwnedFd) -> Listener {
 /// not: it is made anew.
 fn is_it(listener: &Listener, path: Option<&PathOwner>, address: &Address) -> Result<bool> {
     let status = |path: &[u8]| net::path_status(path).map(|status| (status.st_dev, status.st_ino));
-    if socket::matches(listener.as_fd(), address, false)? {
+    if socket::matching(listener.as_fd(), address, false)?.is_some() {
         return Ok(!path.is_some_and(|path| status(&path.path) == Err(Errno::ENOENT)));
     }
     Ok(match (path, address.path()) {

@@ -11,6 +11,7 @@ use crate::socket::{self, Description, PathOwner};
 use crate::sys::fd;
 use crate::systemd::store;
 use nix::errno::Errno;
+use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Nobody has asked for it yet.
@@ -79,13 +80,13 @@ impl Inherited {
 }
 
 impl Registry {
-    /// The index of the match among what is unclaimed.
-    pub(super) fn find(&self, name: &[u8], address: &Address) -> Result<Option<usize>> {
+    /// The index of the match among what is unclaimed, and what it is.
+    pub(super) fn find(&self, name: &[u8], address: &Address) -> Result<Option<(usize, Description)>> {
         for by_name in [true, false] {
             for (index, inherited) in self.unclaimed.iter().enumerate() {
                 let candidate = !by_name || (inherited.named && inherited.name == name);
-                if candidate && socket::matches(inherited.borrow(), address, by_name)? {
-                    return Ok(Some(index));
+                if candidate && let Some(is) = socket::matching(inherited.borrow(), address, by_name)? {
+                    return Ok(Some((index, is)));
                 }
             }
         }
@@ -95,14 +96,14 @@ impl Registry {
     /// A socket for the library itself that a service manager has passed for this address, listening and
     /// non-blocking.
     pub fn claim_for_library(&mut self, address: &Address) -> Result<Option<OwnedFd>> {
-        let Some(index) = self.find(&address.name(), address)? else { return Ok(None) };
+        let Some((index, is)) = self.find(&address.name(), address)? else { return Ok(None) };
         if !matches!(self.unclaimed[index].source, Source::Foreign(_)) {
             return Ok(None);
         }
-        let (_, inherited) = self.claim(index, &address.to_string())?;
+        let (_, inherited) = self.claim(index, address)?;
         let fd = inherited.own();
         socket::set_nonblocking_once(fd.as_fd())?;
-        if !socket::is_listening(fd.as_fd())? {
+        if !is.listening {
             socket::listen(fd.as_fd(), address)?;
         }
         Ok(Some(fd))
@@ -110,7 +111,7 @@ impl Registry {
 
     /// Takes it out of what is unclaimed, with a copy for the caller. All that can fail comes first: what is lost here
     /// would be closed.
-    pub(super) fn claim(&mut self, index: usize, what: &str) -> Result<(OwnedFd, Inherited)> {
+    pub(super) fn claim(&mut self, index: usize, what: &impl Display) -> Result<(OwnedFd, Inherited)> {
         let copy = copy_for_the_caller(&self.unclaimed[index].borrow(), what)?;
         if let Source::Foreign(raw) = self.unclaimed[index].source {
             fd::set_cloexec_raw(raw).map_err(|errno| Error::system(format!("cannot take {what}"), errno))?;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Where the predecessor has members, claimed or not: a new one may take its connections even where host or device
 /// differ, since the kernel prefers the closer match.
 pub(super) fn ports(inherited: &VecDeque<Inherited>) -> Vec<(Protocol, u16)> {
-    let member = |inherited: &Inherited| inherited.describe().filter(|is| is.reuseport)?.endpoint();
+    let member = |inherited: &Inherited| group_of(inherited.borrow())?.endpoint();
     inherited.iter().filter_map(member).filter_map(|endpoint| port(&endpoint)).collect()
 }
 
@@ -30,8 +30,11 @@ pub(super) fn member_names(name: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// What the members of one group have in common.
+/// What the members of one group have in common. Most sockets are in none, and one question tells.
 fn group_of(fd: BorrowedFd) -> Option<Description> {
+    if !socket::may_share_port(fd) {
+        return None;
+    }
     let is = socket::describe(fd).ok().filter(|is| is.reuseport)?;
     Some(Description { listening: true, ..is })
 }

@@ -38,30 +38,31 @@ pub fn describe(fd: BorrowedFd<'_>) -> Result<Description> {
     ask(fd).map_err(|errno| Error::system("cannot inspect the socket", errno))
 }
 
-/// True if the socket is what [`super::bind`] would make of the address now, apart from what [`super::apply_live`]
-/// can change. Port 0 is any port where the socket was found by its name, else none.
-pub fn matches(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<bool> {
-    let Some(is) = describe_any(fd)? else { return Ok(false) };
+/// What the socket is, if that is what [`super::bind`] would make of the address now, apart from what
+/// [`super::apply_live`] can change. Port 0 is any port where the socket was found by its name, else none.
+pub fn matching(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<Option<Description>> {
+    let Some(is) = describe_any(fd)? else { return Ok(None) };
     if is.connected
         || !is.is_kind(&address.endpoint)
         || is.reuseport != address.options.reuseport.unwrap_or(false)
     {
-        return Ok(false);
+        return Ok(None);
     }
     if is.device != address.options.device.as_deref().unwrap_or_default() {
-        return Ok(false);
+        return Ok(None);
     }
-    match (&address.endpoint, &is.local) {
-        (Endpoint::Unix { name: UnixName::Path(wanted), .. }, SockAddr::UnixPath(path)) => Ok(path == wanted),
+    let fits = match (&address.endpoint, &is.local) {
+        (Endpoint::Unix { name: UnixName::Path(wanted), .. }, SockAddr::UnixPath(path)) => path == wanted,
         (Endpoint::Unix { name: UnixName::Abstract(wanted), .. }, SockAddr::UnixAbstract(name)) => {
-            Ok(name == wanted)
+            name == wanted
         }
         (Endpoint::Inet { host, port, .. }, SockAddr::Inet(local)) => {
             let port_fits = if *port == 0 { by_name && local.port() != 0 } else { local.port() == *port };
-            Ok(port_fits && host_fits(&is, address, host, local)?)
+            port_fits && host_fits(&is, address, host, local)?
         }
-        _ => Ok(false),
-    }
+        _ => false,
+    };
+    Ok(fits.then_some(is))
 }
 
 /// True if a successor would go on accepting or receiving here: it listens, or is a datagram socket that is bound and
@@ -71,10 +72,9 @@ pub fn is_listener(fd: BorrowedFd<'_>) -> Result<bool> {
         .is_some_and(|is| is.listening || (is.kind == libc::SOCK_DGRAM && is.is_bound() && !is.connected)))
 }
 
-/// True if it accepts connections now.
-pub fn is_listening(fd: BorrowedFd<'_>) -> Result<bool> {
-    let accepts = net::option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
-    accepts.map(|is| is != 0).map_err(|errno| Error::system("cannot inspect the socket", errno))
+/// False: it is in no `reuseport` group. True: [`describe`] knows.
+pub fn may_share_port(fd: BorrowedFd<'_>) -> bool {
+    net::option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|is| is != 0)
 }
 
 /// [`describe`], `None` for an open descriptor that is no socket.
@@ -89,14 +89,18 @@ fn describe_any(fd: BorrowedFd<'_>) -> Result<Option<Description>> {
 
 fn ask(fd: BorrowedFd<'_>) -> net::Result<Description> {
     let option = |name| net::option(fd, libc::SOL_SOCKET, name);
-    let family = option(libc::SO_DOMAIN)?;
+    let local = net::local_address(fd)?;
+    let family = match local.domain() {
+        libc::AF_UNSPEC => option(libc::SO_DOMAIN)?,
+        family => family,
+    };
     let inet = matches!(family, libc::AF_INET | libc::AF_INET6);
     let listening = option(libc::SO_ACCEPTCONN)? != 0;
     Ok(Description {
         family,
         kind: option(libc::SO_TYPE)?,
         protocol: option(libc::SO_PROTOCOL)?,
-        local: net::local_address(fd)?,
+        local,
         listening,
         connected: !listening && net::has_peer(fd)?,
         reuseport: inet && option(libc::SO_REUSEPORT)? != 0,

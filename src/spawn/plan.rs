@@ -3,8 +3,6 @@
 //! Nothing is ever duplicated to a number beyond the destinations: a second full set would not fit under a limit of
 //! 1,024, nor any extra number when the table is full. Cycles go through 0, whose own turn comes after them.
 
-use std::collections::HashMap;
-
 /// One step of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -32,38 +30,54 @@ pub struct Move {
 
 /// The steps, in order. The moves contain 0, 1 and 2.
 pub fn plan(moves: &[Move]) -> Vec<Op> {
-    let source: HashMap<i32, i32> = moves.iter().filter_map(|m| Some((m.to, m.from?))).collect();
-    let wanted: HashMap<i32, i32> = source.iter().map(|(to, from)| (*from, *to)).collect();
+    // By destination; sources beyond all of them are in nobody's way. There may be thousands.
+    let size = moves.iter().map(|m| m.to as usize + 1).max().unwrap_or(0);
+    let mut source = vec![None; size];
+    let mut wanted = vec![None; size];
+    for Move { from, to } in moves {
+        source[*to as usize] = *from;
+        if let Some(slot) = from.and_then(|from| wanted.get_mut(from as usize)) {
+            *slot = Some(*to);
+        }
+    }
+    let source_of = |number: i32| source.get(number as usize).copied().flatten();
     let mut ops = Vec::with_capacity(moves.len() + 2);
-    let mut done = std::collections::HashSet::new();
+    let mut done = vec![false; size];
 
     // Sources are distinct, so what is not a cycle is a chain that ends in a number nobody needs.
+    // Chains are walked once: where one listener of thousands was forgotten, all others make up a single one.
+    let mut ends = vec![false; size];
     for Move { from, to } in moves {
         let (Some(from), to) = (*from, *to) else { continue };
-        if done.contains(&to) {
+        if done[to as usize] {
             continue;
         }
         if from == to {
             ops.push(Op::Keep(to));
-            done.insert(to);
+            done[to as usize] = true;
             continue;
         }
         let mut at = from;
-        while let Some(next) = source.get(&at).filter(|_| at != to) {
-            at = *next;
+        while let Some(next) = source_of(at).filter(|_| at != to && !ends[at as usize]) {
+            at = next;
         }
         if at != to {
+            let mut walked = from;
+            while let Some(next) = source_of(walked).filter(|_| walked != at) {
+                ends[walked as usize] = true;
+                walked = next;
+            }
             continue;
         }
         ops.push(Op::Copy { from: to, to: 0 });
         let mut hole = to;
-        while let Some(next) = source.get(&hole).copied().filter(|next| *next != to) {
+        while let Some(next) = source_of(hole).filter(|next| *next != to) {
             ops.push(Op::Copy { from: next, to: hole });
-            done.insert(hole);
+            done[hole as usize] = true;
             hole = next;
         }
         ops.push(Op::Copy { from: 0, to: hole });
-        done.insert(hole);
+        done[hole as usize] = true;
     }
 
     // 0 to 2 are nobody's source; in ascending order, so that /dev/null gets its number.
@@ -72,20 +86,20 @@ pub fn plan(moves: &[Move]) -> Vec<Op> {
             Some(from) => ops.push(Op::Copy { from: *from, to: *to }),
             None => ops.push(Op::Null(*to)),
         }
-        done.insert(*to);
+        done[*to as usize] = true;
     }
     for Move { to, .. } in moves {
         // Walk to the end of the chain, then fill from there back.
         let mut chain = Vec::new();
         let mut at = Some(*to);
-        while let Some(number) = at.filter(|number| !done.contains(number) && source.contains_key(number)) {
+        while let Some(number) = at.filter(|number| source_of(*number).is_some() && !done[*number as usize]) {
             chain.push(number);
-            at = wanted.get(&number).copied();
+            at = wanted[number as usize];
         }
         for number in chain.into_iter().rev() {
-            if let Some(from) = source.get(&number) {
-                ops.push(Op::Copy { from: *from, to: number });
-                done.insert(number);
+            if let Some(from) = source_of(number) {
+                ops.push(Op::Copy { from, to: number });
+                done[number as usize] = true;
             }
         }
     }
@@ -95,6 +109,7 @@ pub fn plan(moves: &[Move]) -> Vec<Op> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
 
     /// Follows the plan in a table of `number -> (what, cloexec)` and checks every step.
     fn run(moves: &[Move]) {
@@ -158,10 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_descriptors_in_reverse_and_rotated() {
+    fn a_thousand_descriptors_in_reverse_shifted_and_rotated() {
         let stdio = (0..3).map(|to| Move { from: Some(2000 + to), to });
         let reverse = (0..1000).map(|i| Move { from: Some(3 + 999 - i), to: 3 + i });
         run(&stdio.clone().chain(reverse).collect::<Vec<_>>());
+        let shifted = (0..1000).map(|i| Move { from: Some(3 + i + 1), to: 3 + i });
+        run(&stdio.clone().chain(shifted).collect::<Vec<_>>());
         let rotated = (0..1000).map(|i| Move { from: Some(3 + (i + 1) % 1000), to: 3 + i });
         run(&stdio.chain(rotated).collect::<Vec<_>>());
     }

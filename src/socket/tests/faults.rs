@@ -79,5 +79,5 @@ fn without_ipv6_an_empty_host_is_all_of_ipv4() {
 fn an_empty_host_is_v4() {
     let bound = open("tcp://:0");
     assert_eq!(local(&bound.fd).ip(), Ipv4Addr::UNSPECIFIED);
-    assert_eq!(matches(bound.fd.as_fd(), &parse("tcp://:0"), true), Ok(true));
+    assert!(matching(bound.fd.as_fd(), &parse("tcp://:0"), true).unwrap().is_some());
 }

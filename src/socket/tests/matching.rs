@@ -5,8 +5,16 @@ use super::*;
 fn check(fd: &OwnedFd, wanted: &str, by_name: bool, by_address: bool) {
     let address = parse(wanted);
     let is = describe(fd.as_fd()).unwrap();
-    assert_eq!(matches(fd.as_fd(), &address, true).unwrap(), by_name, "{is} for {wanted}, by name");
-    assert_eq!(matches(fd.as_fd(), &address, false).unwrap(), by_address, "{is} for {wanted}, by address");
+    assert_eq!(
+        matching(fd.as_fd(), &address, true).unwrap().is_some(),
+        by_name,
+        "{is} for {wanted}, by name"
+    );
+    assert_eq!(
+        matching(fd.as_fd(), &address, false).unwrap().is_some(),
+        by_address,
+        "{is} for {wanted}, by address"
+    );
 }
 
 #[test]
@@ -105,7 +113,7 @@ fn what_is_no_listener_matches_nothing() {
     check(&net::socket(libc::AF_INET, libc::SOCK_STREAM).unwrap(), "tcp://0.0.0.0:0", false, false);
     check(&UnixDatagram::unbound().unwrap().into(), "unixgram:@a", false, false);
     let file = std::fs::File::open("/dev/null").unwrap();
-    assert_eq!(matches(file.as_fd(), &parse(&wanted), true), Ok(false));
+    assert_eq!(matching(file.as_fd(), &parse(&wanted), true), Ok(None));
     let error = describe(file.as_fd()).unwrap_err();
     assert_eq!(error.to_string(), "cannot inspect the socket: socket operation on non-socket (ENOTSOCK)");
 }
