@@ -138,7 +138,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	for readme in README.md bindings/rust/README.md; do \
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features --package graceflip
-	cargo fmt --check --manifest-path examples/rust/web/Cargo.toml
+	for crate in examples/rust/web benches/peers/rust; do cargo fmt --check --manifest-path $$crate/Cargo.toml || exit 1; done
 	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
 	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
 	$(MAKE) check-go
@@ -152,8 +152,8 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	python3 tests/run.py --quick
 
 check-go: stage ## gofmt and go vet
-	@out=$$(gofmt -l bindings/go examples/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
-	for module in bindings/go examples/go bindings/go/recipes/*/; do \
+	@out=$$(gofmt -l bindings/go examples/go benches/peers/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	for module in bindings/go examples/go benches/peers/go bindings/go/recipes/*/; do \
 		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
 
 test: examples examples-go python flipctl ## every test
@@ -179,7 +179,9 @@ $(BENCH_VENV)/requirements.txt: benches/requirements.txt
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	cp $< $@
 
-bench-programs: $(BENCH_C) $(BENCH_VENV)/requirements.txt
+bench-programs: $(BENCH_C) $(C_OUT)/http_v1 $(BENCH_VENV)/requirements.txt stage
+	cargo build --release --package testkit --bin flipload --bin control_server
+	OUT=$(abspath $(TARGET))/peers GO=$(GO) $(GO_ENV) benches/peers/build
 
 bench: bench-programs ## everything that is measured, beside the peers; takes its time. MEASURES="latency load" for single ones
 	$(BENCH_VENV)/bin/python benches/run.py $(MEASURES)

@@ -1,8 +1,8 @@
-"""The servers that are replaced: how each one is started, asked for a successor, and how one knows that it is live.
+"""The servers that are replaced: how each is started and asked for a successor, and how one knows that it is live.
 
-Those in benches/peers and benches/c write one line, the time and their pid, at the moment when their library says that
-they are live. nginx and HAProxy have no such place; for them it is their own notice that the new worker was started,
-as it arrives here. That is a little earlier than the worker's first answer, so it errs in their favour.
+Those in benches/peers and benches/c write one line, the time and their pid, at the moment when their library says
+that they are live. nginx and HAProxy have no such place; for them it is their own notice that the new worker was
+started, as it arrives here. That is a little earlier than the worker's first answer, so it errs in their favour.
 """
 
 from __future__ import annotations
@@ -90,19 +90,19 @@ class Server:
         """Waits until the predecessor is gone and the next request may come."""
         raise NotImplementedError
 
-    def launch(self, command: Sequence[str | Path], errors: int | None = None, **env: str) -> int:
+    def launch(self, command: Sequence[str | Path], errors: int = 1, env: dict[str, str] | None = None) -> int:
         """In a process group of its own, which what it starts belongs to as well."""
         log = str(self.folder / "log")
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         files: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, mode, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1 if errors is None else errors, 2),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
         ]
         if self.listener is not None:
             files.append((os.POSIX_SPAWN_DUP2, self.listener.fileno(), 3))
         arguments = [str(word) for word in command]
-        environment = {**os.environ, "LIVE": str(self.folder / "live"), **env}
+        environment = {**os.environ, "LIVE": str(self.folder / "live"), **(env or {})}
         pid = os.posix_spawn(arguments[0], arguments, environment, file_actions=files, setpgroup=0)
         self.groups.add(pid)
         return pid
@@ -179,7 +179,7 @@ class Replacing(Server):
     def start(self) -> None:
         # "auto" is what the program itself turns into its pid: it cannot be known before it is started.
         activation = {"LISTEN_FDS": "1", "LISTEN_PID": "auto"} if self.listener else {}
-        self.pid = self.launch(self.command, **activation)
+        self.pid = self.launch(self.command, env=activation)
         if self.speaks:
             self.live_at()
         else:
@@ -255,7 +255,7 @@ class Logging(Server):
         os.close(self.errors)
 
 
-NGINX = """
+NGINX_CONF = """
 pid {folder}/pid;
 error_log stderr notice;
 events {{ }}
@@ -286,7 +286,7 @@ class Nginx(Logging):
 
     def start(self) -> None:
         configuration = self.folder / "nginx.conf"
-        configuration.write_text(NGINX.format(folder=self.folder, address=self.address))
+        configuration.write_text(NGINX_CONF.format(folder=self.folder, address=self.address))
         self.launch([self.program, "-p", self.folder, "-c", configuration], self.errors)
         self.started()
 
@@ -315,7 +315,7 @@ class Nginx(Logging):
         time.sleep(0.02)
 
 
-HAPROXY = """
+HAPROXY_CFG = """
 global
     stats socket {folder}/admin mode 600 level admin expose-fd listeners
 defaults
@@ -343,7 +343,7 @@ class Haproxy(Logging):
 
     def start(self) -> None:
         configuration = self.folder / "haproxy.cfg"
-        configuration.write_text(HAPROXY.format(folder=self.folder, address=self.address))
+        configuration.write_text(HAPROXY_CFG.format(folder=self.folder, address=self.address))
         self.master = self.launch([self.program, "-W", "-f", configuration], self.errors)
         self.started()
         time.sleep(self.DEAF)
@@ -383,6 +383,7 @@ class Kind:
 
     who: str
     program: Path | str
+    """A path, of what is built here; or a name, of what is installed."""
     make: Callable[[], Server]
     note: str = ""
 
@@ -393,45 +394,34 @@ class Kind:
     def missing(self) -> str | None:
         """Why it cannot take part here."""
         if isinstance(self.program, Path):
-            return None if self.program.exists() else f"benches/peers/build could not build it: {self.program.name}"
+            return None if self.program.exists() else f"benches/peers/build has not built {self.program.name}"
         return None if os.access(executable(self.program), os.X_OK) else f"{self.program} is not installed"
 
 
-def replacing(
-    who: str, program: Path, asked_by: signal.Signals, note: str = "", *, scheme: str = "", inherits: bool = False
-) -> Kind:
-    return Kind(
-        who, program, lambda: Replacing([program], asked_by, scheme=scheme, inherits=inherits), note
-    )
+def from_c(who: str, name: str, note: str, *arguments: str, folder: Path = C_PROGRAMS, speaks: bool = False) -> Kind:
+    program = folder / name
+    command: list[str | Path] = [program, *arguments]
+    return Kind(who, program, lambda: Replacing(command, USR1, scheme="tcp://", speaks=speaks), note)
 
 
-def control(who: str, mode: str) -> Kind:
-    program = RELEASE / "control_server"
-    return Kind(
-        who,
-        program,
-        lambda: Replacing([program, "--mode", mode], signal.SIGUSR1, scheme="tcp://", speaks=False),
-        "negative control",
-    )
+def from_peers(who: str, name: str, asked_by: signal.Signals, note: str = "", *, inherits: bool = False) -> Kind:
+    program = PEERS / name
+    return Kind(who, program, lambda: Replacing([program], asked_by, inherits=inherits), note)
 
 
 USR1, HUP = signal.SIGUSR1, signal.SIGHUP
+CONTROL = "negative control"
 
-C_LIVE = replacing("libshellflip, C", C_PROGRAMS / "bench_live", USR1, scheme="tcp://")
-C_HTTP = Kind(
-    "libshellflip, C",
-    C_PROGRAMS / "http_v1",
-    lambda: Replacing([C_PROGRAMS / "http_v1"], USR1, scheme="tcp://", speaks=False),
-    "examples/c/http_epoll.c",
-)
-RUST = replacing("libshellflip, Rust on tokio", PEERS / "graceflip", USR1)
-GO = replacing("libshellflip, Go", PEERS / "libshellflip-go", USR1)
-TABLEFLIP = replacing("tableflip (Go)", PEERS / "tableflip", HUP)
-ECDYSIS = replacing("ecdysis (tokio)", PEERS / "ecdysis", HUP)
-SHELLFLIP = replacing("shellflip (tokio)", PEERS / "shellflip", USR1, "a socket unit's listener", inherits=True)
-SHELLFLIP_REUSEPORT = replacing("shellflip (tokio), SO_REUSEPORT", PEERS / "shellflip", USR1, "no socket unit")
-NGINX_KIND = Kind("nginx", "nginx", Nginx, "USR2, WINCH, QUIT")
-HAPROXY_KIND = Kind("HAProxy", "haproxy", Haproxy, "reload, listeners passed on")
-HYPER = Kind("hyper, stopped and started anew", PEERS / "hyper", lambda: Restarting([PEERS / "hyper"]), "negative control")
-CLOSE_AND_BIND = control("close, then bind", "close-and-bind")
-REUSEPORT = control("SO_REUSEPORT by hand", "reuseport")
+C = from_c("libshellflip, C", "http_v1", "examples/c/http_epoll.c")
+C_LIVE = from_c("libshellflip, C", "bench_live", "", speaks=True)
+RUST = from_peers("libshellflip, Rust on tokio", "graceflip", USR1)
+GO = from_peers("libshellflip, Go", "libshellflip", USR1)
+TABLEFLIP = from_peers("tableflip, Go", "tableflip", HUP)
+ECDYSIS = from_peers("ecdysis, tokio", "ecdysis", HUP)
+SHELLFLIP = from_peers("shellflip, tokio", "shellflip", USR1, "socket activation", inherits=True)
+SHELLFLIP_ALONE = from_peers("shellflip, tokio, SO_REUSEPORT", "shellflip", USR1, "without a service manager")
+NGINX = Kind("nginx", "nginx", Nginx, "USR2, WINCH, QUIT")
+HAPROXY = Kind("HAProxy", "haproxy", Haproxy, "reload of master and worker")
+HYPER = Kind("hyper, stopped and started", PEERS / "hyper", lambda: Restarting([PEERS / "hyper"]), CONTROL)
+CLOSE_AND_BIND = from_c("close, then bind", "control_server", CONTROL, "--mode", "close-and-bind", folder=RELEASE)
+REUSEPORT = from_c("SO_REUSEPORT by hand", "control_server", CONTROL, "--mode", "reuseport", folder=RELEASE)
