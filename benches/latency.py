@@ -11,7 +11,7 @@ from collections.abc import Callable
 from statistics import median
 
 import servers
-from harness import C_PROGRAMS, Contender, Context, Goal, Measure, Row, Skipped, command, in_turns, numbers
+from harness import C_PROGRAMS, Broken, Contender, Context, Goal, Measure, Row, Skipped, command, in_turns, numbers
 from servers import Kind
 
 FLOOR = "floor: posix_spawn and one byte"
@@ -31,8 +31,8 @@ SLOW = 3
 """Upgrades in a round for those whose old process needs a long time to go."""
 
 
-def upgrades(kind: Kind, count: int) -> Callable[[], list[float]]:
-    def run() -> list[float]:
+def upgrades(context: Context, kind: Kind, count: int) -> Callable[[], list[float]]:
+    def once() -> list[float]:
         samples = []
         with kind.make() as server:
             server.start()
@@ -41,6 +41,15 @@ def upgrades(kind: Kind, count: int) -> Callable[[], list[float]]:
                 samples.append((server.live_at() - asked) / 1e6)
                 server.settle()
         return samples
+
+    def run() -> list[float]:
+        try:
+            return once()
+        except Broken as broken:
+            if kind.ours:
+                raise
+            context.note(f"{kind.who}, once more: {broken}")
+            return once()
 
     return run
 
@@ -62,7 +71,7 @@ def measure(context: Context) -> Measure:
             result.skipped.append(Skipped(kind.who, why))
         else:
             count = SLOW if kind in (servers.ECDYSIS, servers.HAPROXY) else each
-            contenders.append(Contender(kind.who, upgrades(kind, count)))
+            contenders.append(Contender(kind.who, upgrades(context, kind, count)))
     taken = in_turns(contenders, context.rounds(full=20, quick=4))
     notes = {kind.who: kind.note for kind in KINDS} | {RELEASED: "flip_upgrade to its return"}
     for who, rounds in taken.items():

@@ -27,6 +27,10 @@ PEERS = TARGET / "peers"
 STEP = 10.0
 """Seconds that any one step may take."""
 
+PAUSE = 0.03
+"""Seconds between the end of a predecessor and the next request: the successor learns of that end only now, and some
+refuse to be replaced before it."""
+
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -208,8 +212,7 @@ class Replacing(Server):
             raise Broken(f"{self.command[0]}: {broken}: {self.said()}") from None
         if not self.speaks:
             self.pid = self.answering()
-        # The successor learns only now that its predecessor is gone, and some refuse to be replaced before that.
-        time.sleep(0.02)
+        time.sleep(PAUSE)
 
 
 class Restarting(Replacing):
@@ -287,8 +290,10 @@ class Nginx(Logging):
     def start(self) -> None:
         configuration = self.folder / "nginx.conf"
         configuration.write_text(NGINX_CONF.format(folder=self.folder, address=self.address))
-        self.launch([self.program, "-p", self.folder, "-c", configuration], self.errors)
+        pid = self.launch([self.program, "-p", self.folder, "-c", configuration], self.errors)
         self.started()
+        # As long as its parent is there, the master takes it for a predecessor and itself for the successor.
+        self.gone(os.pidfd_open(pid), pid)
 
     def started(self) -> None:
         # SIGWINCH is taken by a master in the background only, which has a session of its own.
@@ -312,7 +317,7 @@ class Nginx(Logging):
         os.kill(self.old_master, signal.SIGWINCH)
         os.kill(self.old_master, signal.SIGQUIT)
         self.gone(self.old, self.old_master)
-        time.sleep(0.02)
+        time.sleep(PAUSE)
 
 
 HAPROXY_CFG = """
@@ -333,25 +338,35 @@ frontend hello
 class Haproxy(Logging):
     """As its documentation reloads without a gap: master and worker, listeners passed on, SIGUSR2 to the master."""
 
-    DEAF = 0.1
-    """Seconds. The master executes itself once more right after it has said that loading was a success, and a signal
-    that comes meanwhile is lost."""
-
     def __init__(self) -> None:
         super().__init__("haproxy")
         self.master = self.worker = 0
+        # What it tells systemd. The master executes itself once more after it has said that loading was a success,
+        # and loses a signal that comes meanwhile.
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(self.folder / "notify"))
+        self.manager.settimeout(STEP)
 
     def start(self) -> None:
         configuration = self.folder / "haproxy.cfg"
         configuration.write_text(HAPROXY_CFG.format(folder=self.folder, address=self.address))
-        self.master = self.launch([self.program, "-W", "-f", configuration], self.errors)
+        notify = {"NOTIFY_SOCKET": str(self.folder / "notify")}
+        self.master = self.launch([self.program, "-Ws", "-f", configuration], self.errors, notify)
         self.started()
-        time.sleep(self.DEAF)
+        self.listening()
 
     def started(self) -> None:
         self.worker = int(self.notice(r"New worker \((\d+)\) forked")[1])
         self.notice("Loading success")
         self.live_now = nanoseconds()
+
+    def listening(self) -> None:
+        """Until the master takes signals again."""
+        try:
+            while b"READY=1" not in self.manager.recv(4096):
+                pass
+        except TimeoutError:
+            raise Broken(f"{self.program}: the master is not ready after {STEP:.0f} s") from None
 
     def request(self) -> int:
         self.old, self.old_worker = os.pidfd_open(self.worker), self.worker
@@ -366,9 +381,13 @@ class Haproxy(Logging):
     def settle(self) -> None:
         if self.worker == self.old_worker:
             self.started()
+        self.listening()
         self.gone(self.old, self.old_worker)
-        self.notice(r"Former worker \(\d+\) exited")
-        time.sleep(self.DEAF)
+        time.sleep(PAUSE)
+
+    def close(self) -> None:
+        super().close()
+        self.manager.close()
 
 
 def executable(name: str) -> str:
