@@ -38,6 +38,11 @@ def nanoseconds() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
+def adopt(orphans: bool) -> None:
+    """Whether a process that loses its parent becomes our child, so that it can be waited for."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)
+
+
 class Lines:
     """What comes through a pipe, line by line; nobody who writes into it waits for us."""
 
@@ -59,8 +64,7 @@ class Server:
     """A program that serves one address, and its successors. A context manager: nothing of it is left behind."""
 
     def __init__(self) -> None:
-        # Whoever loses its parent becomes our child, so that it can be waited for.
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt(True)
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
         self.groups: set[int] = set()
         self.listener: socket.socket | None = None
@@ -152,6 +156,7 @@ class Server:
                 while time.monotonic() < deadline:
                     if not os.waitpid(-group, os.WNOHANG)[0]:
                         time.sleep(0.001)
+        adopt(False)
         os.close(self.live.end)
         if self.listener is not None:
             self.listener.close()
