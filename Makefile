@@ -140,8 +140,8 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	for readme in README.md bindings/rust/README.md; do \
 		awk '/^```rust/ { on = ++n == 1; next } /^```$$/ { on = 0 } on' $$readme | cmp - examples/rust/first.rs || exit 1; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features --package graceflip
-	cargo fmt --check --manifest-path examples/rust/web/Cargo.toml
-	cargo fmt --check --manifest-path benches/rust_counting/Cargo.toml
+	for crate in examples/rust/web benches/peers/rust benches/rust_counting; do \
+		cargo fmt --check --manifest-path $$crate/Cargo.toml || exit 1; done
 	cargo clippy --package graceflip --all-features --all-targets -- -D warnings
 	awk '/^```go$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/go/first/main.go
 	$(MAKE) check-go
@@ -155,7 +155,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	python3 tests/run.py --quick
 
 check-go: stage ## gofmt and go vet
-	@out=$$(gofmt -l bindings/go examples/go benches/go); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	@out=$$(gofmt -l bindings/go examples/go benches); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	for module in bindings/go examples/go benches/go bindings/go/recipes/*/; do \
 		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
 
@@ -199,7 +199,9 @@ bench-go: stage # the Go programs of the benchmark, in target/bench-go
 	@mkdir -p $(TARGET)/bench-go
 	cd benches/go && $(GO_ENV) $(GO) build -o $(abspath $(TARGET))/bench-go/ ./...
 
-bench-programs: $(BENCH_C) $(BENCH_COUNTING) $(BENCH_VENV)/requirements.txt bench-go python
+bench-programs: $(BENCH_C) $(C_OUT)/http_v1 $(BENCH_COUNTING) $(BENCH_VENV)/requirements.txt bench-go python
+	cargo build --release --package testkit --bin flipload --bin control_server
+	OUT=$(abspath $(TARGET))/peers GO=$(GO) $(GO_ENV) benches/peers/build
 
 bench: bench-programs ## everything that is measured, beside the peers; takes its time. MEASURES="latency load" for single ones
 	$(BENCH_VENV)/bin/python benches/run.py $(MEASURES)

@@ -91,6 +91,7 @@ class Measure:
     lines: list[str] = field(default_factory=list)
     """What else is to be said under the table."""
     seconds: float = 0.0
+    """How long it took; of several tables from one run the first one says it."""
 
     def row(self, who: str) -> Row:
         return next(row for row in self.rows if row.who == who)

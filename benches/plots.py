@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import report
 from harness import Measure, Row
 
 OURS, OTHERS, FLOOR, SPREAD = "#1565c0", "#90a4ae", "#cfd8dc", "#37474f"
@@ -52,7 +53,7 @@ def bars(measure: Measure) -> Figure:
         low, high = row.spread()
         if low != high:
             axes.plot([low, high], [at, at], color=SPREAD, linewidth=1.2)
-        axes.annotate(f" {row.median:.3g}", (max(high, row.median), at), va="center", fontsize=8)
+        axes.annotate(f" {report.figure(row.median)}", (max(high, row.median), at), va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [row.who for row in rows])
     medians = [row.median for row in rows]
     if min(medians) > 0 and max(medians) / min(medians) > 30:

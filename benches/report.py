@@ -13,8 +13,8 @@ from harness import Measure, Row
 
 
 def figure(value: float) -> str:
-    """Three digits that count, without an exponent."""
-    if value == int(value) or abs(value) >= 100:
+    """Three digits that count, without an exponent; whole numbers, which are counts, as they are."""
+    if float(value).is_integer() or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 

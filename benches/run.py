@@ -18,6 +18,7 @@ from harness import TARGET, Broken, Context, Measure
 
 MEASURES = [
     "latency",
+    "load",
     "resident",
     "stall",
     "listeners",
@@ -44,12 +45,13 @@ def main() -> None:
         print(f"\n{name} …", flush=True)
         began = time.monotonic()
         try:
-            measure: Measure = importlib.import_module(name).measure(context)
+            made: Measure | list[Measure] = importlib.import_module(name).measure(context)
         except Broken as broken:
             sys.exit(f"bench: {name}: {broken}")
-        measure.seconds = time.monotonic() - began
-        measures.append(measure)
-        print(report.table(measure), flush=True)
+        tables = made if isinstance(made, list) else [made]
+        tables[0].seconds = time.monotonic() - began
+        measures += tables
+        print("\n\n".join(report.table(measure) for measure in tables), flush=True)
     report.write(measures, options.output)
     plots.draw(measures, options.output)
     print(f"\n{options.output}: results.md, results.json, and the plots")
