@@ -39,6 +39,31 @@ fn a_new_program_that_exits_leaves_the_old_one_serving_and_the_next_upgrade_work
     assert_eq!(host.wait_for_other(first.pid).generation, 1);
 }
 
+/// The second thread of the library is started when the process is ready, and by an upgrade where that failed.
+#[test]
+fn a_spawner_that_cannot_be_started_fails_upgrades_until_it_can() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let family = Family::new();
+    let fail: Vec<String> = (2..=6).map(|time| format!("thread#{time}=fail:{}", libc::EAGAIN)).collect();
+    let host = Host::start(&family, &[("SHELLFLIP_FAULT", &fail.join(","))]);
+    let first = host.who();
+    host.call("/env/SHELLFLIP_FAULT");
+    let mut failed = 0;
+    loop {
+        let called = host.call("/upgrade");
+        if called.rc > 0 {
+            break;
+        }
+        assert_eq!((called.rc, called.failure), (-i64::from(libc::EAGAIN), 1), "{called:?}");
+        assert!(called.error.contains("cannot start a thread of the library"), "{called:?}");
+        assert_eq!(host.who(), first);
+        failed += 1;
+        assert!(failed < 6, "each try is one time less to fail");
+    }
+    assert!(failed > 0);
+    assert_eq!(host.wait_for_other(first.pid).generation, 1);
+}
+
 #[test]
 fn process_1_is_refused_an_upgrade_and_serves_on() {
     let _limit = testkit::limit(Duration::from_secs(60));

@@ -162,7 +162,7 @@ fn a_flip_init_that_fails_afterwards_leaves_no_path() {
     let _limit = testkit::limit(LIMIT);
     let (family, folder) = (Family::new(), temp_dir());
     let path = folder.path().join("ctl");
-    for fault in ["thread#1=fail:11", "thread#2=fail:11", "sigaction#1=fail:22"] {
+    for fault in ["thread#1=fail:11", "sigaction#1=fail:22"] {
         let program = family
             .program(c_program("tests/c/host.c", &[]))
             .env("HOST_CONTROL_SOCKET", format!("unix://{}", path.display()))
