@@ -16,6 +16,7 @@ use crate::sys::futex::{futex_wait, futex_wake};
 use crate::sys::sync::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst,
 };
+use crate::sys::thread::NotCancelled;
 use crate::trigger::TRIGGER;
 use std::cell::Cell;
 use std::time::Duration;
@@ -165,9 +166,15 @@ impl<const SHARDS: usize> Connections<SHARDS> {
     pub fn end(&self) {
         self.shards[shard() % SHARDS].ended.fetch_add(1, SeqCst);
         if self.draining.load(SeqCst) && self.count() == 0 {
-            self.notify();
-            TRIGGER.wake();
+            self.tell_the_end();
         }
+    }
+
+    #[cold]
+    fn tell_the_end(&self) {
+        let _not_cancelled = NotCancelled::begin();
+        self.notify();
+        TRIGGER.wake();
     }
 
     /// How many are open; exact when it says none.

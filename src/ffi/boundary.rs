@@ -34,10 +34,21 @@ pub fn call(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
 
 #[inline(never)]
 fn guarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int {
+    let _not_cancelled = NotCancelled::begin();
+    unguarded(name, body)
+}
+
+/// The same for what is called for every connection and makes no system call, so that nothing could cancel it.
+#[inline(always)]
+pub fn call_brief(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+    unguarded(name, body)
+}
+
+#[inline(always)]
+fn unguarded(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
     if let Some(what) = handle::poisoned() {
         return fail(&Error::Poisoned(what.into()));
     }
-    let _not_cancelled = NotCancelled::begin();
     let result = catch_unwind(AssertUnwindSafe(|| {
         fault::at(name).map_err(|errno| Error::system(name, errno))?;
         body()
@@ -45,11 +56,14 @@ fn guarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int 
     match result {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => fail(&error),
-        Err(_) => {
-            handle::poison(&format!("{name} panicked"));
-            fail(&Error::Poisoned(format!("{name} panicked")))
-        }
+        Err(_) => panicked(name),
     }
+}
+
+#[cold]
+fn panicked(name: &str) -> c_int {
+    handle::poison(&format!("{name} panicked"));
+    fail(&Error::Poisoned(format!("{name} panicked")))
 }
 
 /// Runs one that a signal handler may call: no text, which would allocate.
@@ -93,6 +107,7 @@ pub fn call_always<T>(name: &str, otherwise: T, body: impl FnOnce() -> T) -> T {
     })
 }
 
+#[cold]
 fn fail(error: &Error) -> c_int {
     let mut line = error.to_string().into_bytes();
     line.retain(|byte| *byte != 0);

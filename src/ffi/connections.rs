@@ -1,6 +1,6 @@
 //! Connections, and the end of them. All of it works in a forked child, on the child's own count.
 
-use super::boundary::{call, check, deadline, descriptor, enter, flip_t};
+use super::boundary::{call, call_brief, check, deadline, descriptor, enter, flip_t};
 use crate::error::Error;
 use crate::flip::Flip;
 use crate::handle;
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn flip_accept(flip: *mut flip_t, listener: c_int, timeout
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
-    call("flip_conn_begin", || {
+    call_brief("flip_conn_begin", || {
         live(flip)?;
         Flip::conn_begin();
         Ok(0)
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_end(flip: *mut flip_t) -> c_int {
-    call("flip_conn_end", || {
+    call_brief("flip_conn_end", || {
         live(flip)?;
         Flip::conn_end();
         Ok(0)

@@ -32,6 +32,17 @@ pub mod sys {
         }
     }
 
+    /// Nobody cancels these threads.
+    pub mod thread {
+        pub struct NotCancelled;
+
+        impl NotCancelled {
+            pub fn begin() -> NotCancelled {
+                NotCancelled
+            }
+        }
+    }
+
     /// A futex without its time-out, so that a waiter that nobody wakes is a deadlock, which shuttle reports.
     pub mod futex {
         use super::sync::{AtomicU32, Ordering::SeqCst};
