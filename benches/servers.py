@@ -437,6 +437,7 @@ USR1, HUP = signal.SIGUSR1, signal.SIGHUP
 CONTROL = "negative control"
 
 C = from_c("libshellflip, C", "http_v1", "examples/c/http_epoll.c")
+FLOOR = from_c("floor: posix_spawn at a signal", "bench_asked", "", speaks=True)
 C_LIVE = from_c("libshellflip, C", "bench_live", "", speaks=True)
 RUST = from_peers("libshellflip, Rust on tokio", "graceflip", USR1)
 GO = from_peers("libshellflip, Go", "libshellflip", USR1)
