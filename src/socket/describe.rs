@@ -96,10 +96,16 @@ fn ask(fd: BorrowedFd<'_>) -> net::Result<Description> {
     };
     let inet = matches!(family, libc::AF_INET | libc::AF_INET6);
     let listening = option(libc::SO_ACCEPTCONN)? != 0;
+    let protocol = option(libc::SO_PROTOCOL)?;
     Ok(Description {
         family,
-        kind: option(libc::SO_TYPE)?,
-        protocol: option(libc::SO_PROTOCOL)?,
+        // A server may have thousands of these: each question counts, and nothing else listens for TCP.
+        kind: if listening && protocol == libc::IPPROTO_TCP {
+            libc::SOCK_STREAM
+        } else {
+            option(libc::SO_TYPE)?
+        },
+        protocol,
         local,
         listening,
         connected: !listening && net::has_peer(fd)?,
