@@ -33,7 +33,7 @@ GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
 .PHONY: FORCE help setup build flipctl header examples demo demo-rust demo-go demo-python wheel python stage examples-go
-.PHONY: check check-go test deep bench bench-quick bench-programs bench-go install uninstall clean
+.PHONY: check check-go test deep bench bench-quick bench-programs install uninstall clean bench-go bench-publish
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -208,6 +208,11 @@ bench: bench-programs ## everything that is measured, beside the peers; takes it
 
 bench-quick: bench-programs ## the same with fewer rounds, in under three minutes
 	$(BENCH_VENV)/bin/python benches/run.py --quick $(MEASURES)
+
+bench-publish: # the results of the last run as docs/benchmark, which the README speaks of
+	@mkdir -p docs/benchmark
+	cp $(TARGET)/bench/results.md docs/benchmark/README.md
+	cp $(TARGET)/bench/*.svg docs/benchmark/
 
 # One object whose only visible symbols are the interface's: two archives that were made from Rust have the standard
 # library in common, and a program could link only one of them. Section groups are dissolved, since the linker would

@@ -54,8 +54,26 @@ def cells(measure: Measure, row: Row) -> list[str]:
 
 def table(measure: Measure) -> str:
     head = [measure.title, "median", "5 % to 95 %", "ratio", "goal", ""]
-    body = [cells(measure, row) for row in measure.rows]
-    keep = [column for column in range(len(head)) if column < 2 or any(line[column] for line in body)]
+    text = markdown(head, [cells(measure, row) for row in measure.rows], always=2)
+    after = [*measure.lines, *(f"Not measured: {skipped.who}: {skipped.why}" for skipped in measure.skipped)]
+    return "\n".join([text, "", *(f"- {line}" for line in after)] if after else [text])
+
+
+def goals(measures: list[Measure]) -> str:
+    """All that has a goal, in one table."""
+    head = ["what", "whose", "median", "ratio", "goal"]
+    body = []
+    for measure in measures:
+        for row in measure.rows:
+            if row.goal:
+                who, median, _, ratio, verdict, _ = cells(measure, row)
+                body.append([measure.title, who, median, ratio, verdict])
+    return markdown(head, body, always=len(head)) if body else ""
+
+
+def markdown(head: list[str], body: list[list[str]], *, always: int) -> str:
+    """A table without the columns that are empty, but for the first ones."""
+    keep = [column for column in range(len(head)) if column < always or any(line[column] for line in body)]
     lines = [[line[column] for column in keep] for line in [head, *body]]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(keep))]
     text = []
@@ -68,10 +86,6 @@ def table(measure: Measure) -> str:
         if number == 0:
             rule = ["-" * width if not at else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
             text.append(f"| {' | '.join(rule)} |")
-    after = [*measure.lines, *(f"Not measured: {skipped.who}: {skipped.why}" for skipped in measure.skipped)]
-    if after:
-        text.append("")
-        text.extend(f"- {line}" for line in after)
     return "\n".join(text)
 
 
@@ -107,8 +121,10 @@ def as_json(measures: list[Measure]) -> dict[str, Any]:
     }
 
 
-def write(measures: list[Measure], folder: Path) -> None:
+def write(measures: list[Measure], folder: Path, command: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(as_json(measures), indent=1) + "\n")
-    tables = "\n\n".join(table(measure) for measure in measures)
-    (folder / "results.md").write_text(f"{headline()}\n\n{tables}\n")
+    parts = [headline(), f"`{command}`", goals(measures)]
+    for measure in measures:
+        parts += [f"![{measure.title}]({measure.name}.svg)" if measure.plot else "", table(measure)]
+    (folder / "results.md").write_text("\n\n".join(part for part in parts if part) + "\n")

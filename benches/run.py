@@ -39,22 +39,30 @@ def main() -> None:
     unknown = set(options.only) - set(MEASURES)
     if unknown:
         parser.error(f"no such measure: {' '.join(sorted(unknown))}")
-    context, measures = Context(options.quick), list[Measure]()
+    context, measures, broken = Context(options.quick), list[Measure](), list[str]()
+    command = " ".join(["make", "bench-quick" if options.quick else "bench"])
+    if options.only:
+        command += f' MEASURES="{" ".join(options.only)}"'
     print(report.headline())
     for name in options.only or MEASURES:
         print(f"\n{name} …", flush=True)
         began = time.monotonic()
         try:
             made: Measure | list[Measure] = importlib.import_module(name).measure(context)
-        except Broken as broken:
-            sys.exit(f"bench: {name}: {broken}")
+        except Broken as error:
+            broken.append(f"bench: {name}: {error}")
+            print(broken[-1], flush=True)
+            continue
         tables = made if isinstance(made, list) else [made]
         tables[0].seconds = time.monotonic() - began
         measures += tables
         print("\n\n".join(report.table(measure) for measure in tables), flush=True)
-    report.write(measures, options.output)
-    plots.draw(measures, options.output)
-    print(f"\n{options.output}: results.md, results.json, and the plots")
+        # After each: what took minutes to measure is not to be lost with what comes next.
+        report.write(measures, options.output, command)
+        plots.draw(tables, options.output)
+    print(f"\n{report.goals(measures)}\n\n{options.output}: results.md, results.json, and the plots")
+    if broken:
+        sys.exit("\n".join(broken))
 
 
 if __name__ == "__main__":
