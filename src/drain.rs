@@ -7,7 +7,8 @@
 //! A locked instruction is most of the cost, so that there is one for each connection and not two: at its end, which has
 //! to see whether a drain has begun. Its begin is a plain store, since the thread has its begun ones to itself; who
 //! begins first and then looks whether shutdown has fired takes [`Connections::begin_before_a_look`], or has a fence
-//! between the two, as `Flip::is_shut_down` has it. A reader cannot see an end without its begin all the same: the begin happened before, and both stores release.
+//! between the two, as `Flip::is_shut_down` has it. A reader cannot see an end without its begin all the same: the begin
+//! happened before, and both stores release.
 //!
 //! There is one count per process, in static memory, so that it can be used without the handle and survives a fork
 //! (the child starts again at nothing).

@@ -113,7 +113,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Flip {
     /// Finds out what this process was started with, and starts the library's first thread; the second follows when
-    /// `flip_ready` has returned. Call it before the host starts threads of its own: it removes the variables it has consumed from the environment.
+    /// `flip_ready` has returned. Call it before the host starts threads of its own: it removes the variables it has
+    /// consumed from the environment.
     ///
     /// `EBUSY`: there is a handle already. `EPROTO`: the environment says that we are a successor, and something about it is
     /// wrong. Else the errno of what failed.
