@@ -9,12 +9,6 @@ use crate::upgrade::{Event, Outcome, Question};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A state that takes longer to seal than [`HEAD_START`] is worth, in bytes.
-const LARGE: u64 = 16 << 20;
-/// How long a successor may look at it before it is sealed.
-const HEAD_START: Duration = Duration::from_micros(300);
 
 /// A question that waits for the host.
 pub(super) struct Asked {
@@ -82,10 +76,6 @@ impl Supervisor {
             Some(successor) => successor.send(&FromPredecessor::State(copy)),
             None => Outcome::Gone,
         };
-        // The kernel likes to wake the reader on the processor of the writer, and sealing does not let go of it.
-        if fd::size(state.as_fd()).is_ok_and(|size| size >= LARGE) {
-            std::thread::sleep(HEAD_START);
-        }
         fd::seal(state.as_fd()).map_err(failed)?;
         Ok(outcome)
     }
