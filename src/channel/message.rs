@@ -181,7 +181,7 @@ impl Message for FromPredecessor {
                 STATE => {
                     no_fields(fields)?;
                     let memfd = descriptors.next().ok_or("the memfd is missing")?;
-                    if !fd::is_closed_to_writing(memfd.as_fd()) {
+                    if !fd::is_sealed(memfd.as_fd()) {
                         return Err("its descriptor is not a sealed memfd".into());
                     }
                     FromPredecessor::State(memfd)

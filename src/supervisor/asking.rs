@@ -60,23 +60,18 @@ impl Supervisor {
         }
     }
 
-    /// What the host has written goes to the successor, which reads it while it is sealed: nobody is told to serve
-    /// before that is done, and it takes the longer, the larger the state is.
+    /// What the host has written goes to the successor, sealed.
     pub(super) fn send_state(&mut self) -> Result<Outcome, String> {
         let state = self.question.take().and_then(|asked| asked.state).ok_or("there is no state")?;
-        let failed = |errno| match errno {
+        fd::seal(state.as_fd()).map_err(|errno| match errno {
             // fcntl(2): F_SEAL_WRITE while a shared, writable mapping exists.
             Errno::EBUSY => "the state cannot be sealed while the host has it mapped for writing".to_string(),
             errno => Error::system("cannot seal the state", errno).to_string(),
-        };
-        fd::close_to_writing(state.as_fd()).map_err(failed)?;
-        let copy = fd::dup_cloexec(state.as_fd(), fd::FIRST)
-            .map_err(|errno| Error::system("cannot duplicate the state", errno).to_string())?;
+        })?;
         let outcome = match &self.successor {
-            Some(successor) => successor.send(&FromPredecessor::State(copy)),
+            Some(successor) => successor.send(&FromPredecessor::State(state)),
             None => Outcome::Gone,
         };
-        fd::seal(state.as_fd()).map_err(failed)?;
         Ok(outcome)
     }
 

@@ -159,26 +159,9 @@ pub fn memfd(name: &CStr) -> Result<OwnedFd, Errno> {
     at_least_3(fd)
 }
 
-const SIZED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
-const SEALED: SealFlag = SIZED.union(SealFlag::F_SEAL_WRITE);
-/// Linux 5.1.
-const CLOSED: SealFlag = SIZED.union(SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE));
+const SEALED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
-/// Nothing changes this memfd any more but what has it mapped for writing already. Unlike [`seal`] it does not take
-/// longer for a larger one.
-pub fn close_to_writing(fd: BorrowedFd) -> Result<(), Errno> {
-    fault::at("close-to-writing")?;
-    fcntl(fd, FcntlArg::F_ADD_SEALS(CLOSED)).map(drop)
-}
-
-/// Whether [`close_to_writing`] or [`seal`] was done to it; false for what is no memfd.
-pub fn is_closed_to_writing(fd: BorrowedFd) -> bool {
-    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
-    seals.contains(CLOSED) || seals.contains(SEALED)
-}
-
-/// Nothing changes this memfd any more, by whatever descriptor. `EBUSY` while a writable shared mapping exists. The kernel
-/// looks at every page: milliseconds for each GiB.
+/// Nothing changes this memfd any more, by whatever descriptor. `EBUSY` while a writable shared mapping exists.
 pub fn seal(fd: BorrowedFd) -> Result<(), Errno> {
     fault::at("seal")?;
     fcntl(fd, FcntlArg::F_ADD_SEALS(SEALED | SealFlag::F_SEAL_SEAL)).map(drop)
@@ -342,12 +325,9 @@ mod tests {
     fn a_sealed_memfd_takes_no_more_bytes_and_reads_from_its_start() {
         let fd = memfd(c"test").unwrap();
         write_all(fd.as_fd(), b"hello").unwrap();
-        assert!(!is_closed_to_writing(fd.as_fd()));
-        close_to_writing(fd.as_fd()).unwrap();
-        assert!(is_closed_to_writing(fd.as_fd()) && !is_sealed(fd.as_fd()));
-        assert_eq!(write_all(fd.as_fd(), b"x"), Err(Errno::EPERM));
+        assert!(!is_sealed(fd.as_fd()));
         seal(fd.as_fd()).unwrap();
-        assert!(is_sealed(fd.as_fd()) && is_closed_to_writing(fd.as_fd()));
+        assert!(is_sealed(fd.as_fd()));
         assert_eq!(write_all(fd.as_fd(), b"x"), Err(Errno::EPERM));
         assert_eq!(read_from_start(fd.as_fd(), 99).unwrap(), b"hello");
         assert_eq!(size(fd.as_fd()), Ok(5));
