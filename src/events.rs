@@ -244,13 +244,13 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latch::Latch;
+    use crate::latch::Gate;
     use std::time::Duration;
 
     #[test]
     fn what_was_queued_before_the_end_is_still_told() {
         for _ in 0..200 {
-            let (queue, freed) = (Arc::new(Queue::new().unwrap()), Arc::new(Latch::new().unwrap()));
+            let (queue, freed) = (Arc::new(Queue::new().unwrap()), Arc::new(Gate::new().unwrap()));
             let (reader, end) = (Arc::clone(&queue), Arc::clone(&freed));
             let reader = std::thread::spawn(move || {
                 let until = Some(Instant::now() + Duration::from_secs(30));
@@ -260,7 +260,7 @@ mod tests {
             std::thread::sleep(Duration::from_micros(500));
             queue.push(HostEvent::tells(Kind::Shutdown, Failure::None, String::new()));
             queue.push(HostEvent::line(Level::Info, String::new()));
-            freed.fire(0);
+            freed.open();
             assert_eq!(reader.join().unwrap(), 2);
         }
     }

@@ -11,15 +11,15 @@ use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
 use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
-use crate::latch::Latch;
+use crate::latch::{Gate, Latch};
 use crate::pid_file::PidFile;
 use crate::program::Overrides;
 use crate::registry::{self, Registry};
-use crate::reply::{Pending, reply};
+use crate::reply::{self, Pending, reply};
 use crate::signals;
 use crate::startup::{self, Startup};
 use crate::state::State;
-use crate::supervisor::{self, Command};
+use crate::supervisor::{self, Command, Duty, Supervisor};
 use crate::sys::{fault, fd};
 use crate::trigger::TRIGGER;
 use crate::upgrade::{Request, Shutdown};
@@ -29,7 +29,7 @@ use nix::poll::{PollFd, PollFlags};
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::SeqCst, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -53,22 +53,24 @@ pub(crate) struct Inner {
     pub registry: Mutex<Registry>,
     /// Readable from shutdown on; the byte is a [`Shutdown`].
     pub shutdown: Latch,
-    /// Fires when the process is detached.
-    pub detached: Latch,
-    /// Fires when `flip_ready` returns 0.
-    pub ready: Latch,
+    /// Opens when the process is detached.
+    pub detached: Gate,
+    /// Opens when `flip_ready` returns 0.
+    pub ready: Gate,
     /// Fires when the predecessor has exited; at once in generation 0.
     pub predecessor: Latch,
     /// Fires when `flip_drain` would return.
     pub drained: Latch,
-    /// Fires in `flip_free`.
-    pub freed: Latch,
+    /// Opens in `flip_free`.
+    pub freed: Gate,
     pub events: Arc<Queue>,
     pub state: State,
     pub pid_file: Option<PidFile>,
     pub published: Published,
     pub commands: Sender<Command>,
     pub wake: Private,
+    /// Who drives the supervisor.
+    pub duty: Duty,
     /// Of the library, to be waited for.
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     only: Mutex<Option<Only>>,
@@ -166,17 +168,18 @@ impl Flip {
             overrides: Mutex::default(),
             registry: Mutex::new(registry),
             shutdown: Latch::new()?,
-            detached: Latch::new()?,
-            ready: Latch::new()?,
+            detached: Gate::new()?,
+            ready: Gate::new()?,
             predecessor: Latch::new()?,
             drained: Latch::new()?,
-            freed: Latch::new()?,
+            freed: Gate::new()?,
             events: Arc::new(Queue::new()?),
             state: State::new(state_promised)?,
             pid_file,
             published: Published::default(),
             commands,
             wake,
+            duty: Duty::default(),
             threads: Mutex::default(),
             only: Mutex::new(Some(only)),
         });
@@ -185,8 +188,7 @@ impl Flip {
         }
         let wanted = inner.config.control.as_ref();
         let control = Sockets::open(wanted, control, &mut lock(&inner.registry))?;
-        let thread = supervisor::start(&inner, inbox, predecessor, control)?;
-        lock(&inner.threads).push(thread);
+        supervisor::start(&inner, inbox, predecessor, control)?;
         signals::connect(inner.wake.as_fd());
         let flip = Flip(inner);
         if let Err(error) = signals::install(&flip.0.config.signals, flip.0.startup.signals.ignored) {
@@ -226,11 +228,11 @@ impl Flip {
         // Not before: a second SIGTERM meanwhile must not end the process in the middle of a hand-over.
         signals::restore();
         TRIGGER.disconnect();
-        inner.freed.fire(0);
+        inner.freed.open();
         CONNECTIONS.notify();
         let threads: Vec<JoinHandle<()>> = lock(&inner.threads).drain(..).collect();
         for thread in threads {
-            // The spawner may be held by a child that hangs before its program executes, which was killed.
+            // One may be held by a child that hangs before its program executes, which was killed.
             let until = Instant::now() + LAST_WAIT;
             while !thread.is_finished() && Instant::now() < until {
                 std::thread::sleep(Duration::from_micros(100));
@@ -341,10 +343,30 @@ impl Flip {
             // Whoever waits for the file finds a server that serves: it cannot fail any more.
             pid_file.write()?;
         }
+        match self.0.duty.take_fresh() {
+            Some(supervisor) => self.ready_by_itself(supervisor, deadline),
+            None => self.ready_by_asking(deadline),
+        }
+    }
+
+    /// Nobody drives the supervisor yet: this thread, which would only wait for another one, does.
+    fn ready_by_itself(&self, mut supervisor: Box<Supervisor>, deadline: Option<Instant>) -> Result<()> {
+        let (answer, pending) = reply::without_bell();
+        let id = call_number();
+        let _ = self.0.commands.send(Command::Ready(id, answer));
+        supervisor.assist(deadline, || pending.is_answered());
+        if !pending.is_answered() {
+            let _ = self.0.commands.send(Command::LeaveReady(id));
+            supervisor.assist(None, || pending.is_answered());
+        }
+        self.0.duty.give_back(supervisor);
+        pending.take()
+    }
+
+    fn ready_by_asking(&self, mut deadline: Option<Instant>) -> Result<()> {
         let (answer, pending) = reply()?;
-        let id = Arc::as_ptr(answer.bell()) as usize;
+        let id = call_number();
         self.0.send(Command::Ready(id, answer));
-        let mut deadline = deadline;
         loop {
             match pending.wait(self.0.freed.reader(), deadline) {
                 Ok(result) => return result,
@@ -426,7 +448,7 @@ impl Flip {
                 let reason = self.0.shutdown.reason().unwrap_or(0);
                 return Ok(shutdown_from(reason).unwrap_or(Shutdown::Stop));
             }
-            if self.0.detached.fired() && !self.0.published.detach_told.swap(true, SeqCst) {
+            if self.0.detached.is_open() && !self.0.published.detach_told.swap(true, SeqCst) {
                 return Ok(Shutdown::Detach);
             }
             let mut fds = vec![
@@ -648,7 +670,7 @@ impl Flip {
             if CONNECTIONS.count() == 0 {
                 return Ok(());
             }
-            if self.0.freed.fired() && !fork::in_child() {
+            if self.0.freed.is_open() && !fork::in_child() {
                 return Err(Error::Canceled("the handle was freed meanwhile".into()));
             }
             let left = self.0.drain_left();
@@ -687,6 +709,7 @@ impl Inner {
     pub fn send(&self, command: Command) {
         let _ = self.commands.send(command);
         let _ = fd::eventfd_write(self.wake.as_fd());
+        self.duty.begin();
     }
 
     /// The service manager's store may have to follow.
@@ -706,6 +729,12 @@ impl Inner {
     pub fn drain_left(&self) -> Duration {
         Duration::from_nanos(self.published.drain_deadline.load(SeqCst).saturating_sub(fd::monotonic_ns()))
     }
+}
+
+/// What tells one call of `flip_ready` from all others.
+fn call_number() -> usize {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    CALLS.fetch_add(1, SeqCst)
 }
 
 /// The byte of the shutdown latch.

@@ -1,6 +1,7 @@
-//! A latch: one descriptor that becomes readable once and stays so, for every reader in every event loop.
+//! A latch: one descriptor that becomes readable once and stays so, for every reader in every event loop. And a gate: the
+//! same for what only the library polls.
 //!
-//! One end of a unix socketpair, fired by `shutdown(2)` on the other end: level-triggered for all, which an eventfd
+//! A latch is one end of a unix socketpair, fired by `shutdown(2)` on the other end: level-triggered for all, which an eventfd
 //! (one reader eats it) and a pipe (POLLHUP without POLLIN) are not. Before that one byte is queued that says why. The
 //! firing end is private to this process, so that a forked worker sees the latch fire when its master dies: end of
 //! file without a byte.
@@ -58,6 +59,33 @@ impl Latch {
     }
 }
 
+/// Opens once, for ever. An eventfd that nobody reads: one descriptor instead of two, at a third of the price. It is
+/// never given to C hosts, who could read it; a forked child learns nothing from it.
+#[derive(Debug)]
+pub struct Gate(OwnedFd);
+
+impl Gate {
+    /// One that is closed.
+    pub fn new() -> Result<Gate> {
+        fd::eventfd().map(Gate).map_err(|errno| Error::system("cannot make an eventfd", errno))
+    }
+
+    /// Opens; the second time does nothing.
+    pub fn open(&self) {
+        let _ = fd::eventfd_write(self.0.as_fd());
+    }
+
+    /// What to poll.
+    pub fn reader(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        fired(self.reader())
+    }
+}
+
 /// Whether a descriptor is readable now.
 pub fn fired(fd: BorrowedFd) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
@@ -91,6 +119,16 @@ mod tests {
             assert!(latch.fired());
             assert_eq!(latch.reason(), Some(3));
         }
+    }
+
+    #[test]
+    fn a_gate_stays_open() {
+        let gate = Gate::new().unwrap();
+        assert!(!gate.is_open());
+        gate.open();
+        gate.open();
+        assert!(gate.is_open());
+        assert!(gate.is_open());
     }
 
     #[test]

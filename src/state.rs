@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::flip::lock;
-use crate::latch::Latch;
+use crate::latch::Gate;
 use crate::sys::fd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -15,8 +15,8 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(crate) struct State {
     slot: Mutex<Slot>,
-    /// Fires when the slot is no longer [`Slot::Promised`].
-    settled: Latch,
+    /// Opens when the slot is no longer [`Slot::Promised`].
+    settled: Gate,
 }
 
 #[derive(Debug)]
@@ -31,13 +31,13 @@ impl State {
     /// `promised`: HELLO said that it will come.
     pub fn new(promised: bool) -> Result<State> {
         let slot = Mutex::new(if promised { Slot::Promised } else { Slot::None });
-        Ok(State { slot, settled: Latch::new()? })
+        Ok(State { slot, settled: Gate::new()? })
     }
 
     /// STATE came.
     pub fn arrived(&self, state: OwnedFd) {
         *lock(&self.slot) = Slot::Arrived(state);
-        self.settled.fire(0);
+        self.settled.open();
     }
 
     /// The predecessor is dead: what has not come by now never will.
@@ -47,7 +47,7 @@ impl State {
             *slot = Slot::Lost;
         }
         drop(slot);
-        self.settled.fire(0);
+        self.settled.open();
     }
 
     /// Waits for it: read-only, with an offset of its own at 0. `ENOENT`: none was promised; `ECONNRESET`: promised and lost.

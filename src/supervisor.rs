@@ -1,14 +1,15 @@
-//! The thread that polls, feeds the state machine and carries out its actions, in order.
+//! What polls, feeds the state machine and carries out its actions, in order. A thread drives it: one of the library's, which
+//! blocks every signal but the two that the C library needs, or for a moment one of the host's ([`duty`]).
 //!
-//! It runs none of the host's code and blocks every signal but the two that the C library needs. What it knows of the
-//! world is four kinds of descriptor: channels (what the others say), pidfds (that they died), its wake descriptor (what
-//! the host and signals ask, what the spawner reports) and the control socket with its clients (what operators ask). All
+//! It runs none of the host's code. What it knows of the world is four kinds of descriptor: channels (what the others say), pidfds (that they died), its wake descriptor (what
+//! the host and signals ask, what came of a spawn) and the control socket with its clients (what operators ask). All
 //! that a dead process sent is read before its death is told to the machine.
 
 mod actions;
 mod asking;
 mod deadlines;
 mod draining;
+mod duty;
 mod history;
 mod manager;
 mod operators;
@@ -28,20 +29,20 @@ use crate::log::{self, Level};
 use crate::registry::{self, Frozen, Listed};
 use crate::reply::Reply;
 use crate::signals;
-use crate::sys::{fd, thread};
+use crate::sys::fd;
 use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, State, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
 pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
+pub(crate) use duty::Duty;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};
-use spawner::Spawner;
+use spawner::{Errand, Spawner};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// What the host's threads ask.
@@ -77,8 +78,8 @@ pub(super) enum Asker {
     Operator(ClientId, Request),
 }
 
-/// Everything the thread owns.
-pub(super) struct Supervisor {
+/// Everything that belongs to it; whoever holds it drives it.
+pub(crate) struct Supervisor {
     inner: Arc<Inner>,
     inbox: Receiver<Command>,
     machine: Machine,
@@ -126,13 +127,13 @@ pub(super) struct Supervisor {
     finished: bool,
 }
 
-/// Starts the supervisor, which starts the spawner when there is time for it.
+/// Makes the supervisor and the first thread for it; the second follows when there is time for it.
 pub(crate) fn start(
     inner: &Arc<Inner>,
     inbox: Receiver<Command>,
     predecessor: Option<(ToPredecessor, Hello)>,
     control: Sockets,
-) -> Result<JoinHandle<()>> {
+) -> Result<()> {
     let unit = Unit::of(&inner.startup.environment, std::process::id());
     let (watchdog, fd_store) = (inner.config.watchdog, inner.config.fd_store);
     let systemd = Systemd::new(&unit, inner.generation, watchdog, fd_store)?;
@@ -199,7 +200,9 @@ pub(crate) fn start(
         refused: None,
         finished: false,
     };
-    thread::start("flip-supervisor", move || supervisor.run()).map_err(thread_error)
+    let fresh = supervisor.predecessor.is_some();
+    inner.duty.place(Box::new(supervisor), fresh);
+    duty::start_threads(inner, 1).inspect_err(|_| inner.duty.end())
 }
 
 pub(super) fn thread_error(errno: Errno) -> Error {
@@ -207,26 +210,54 @@ pub(super) fn thread_error(errno: Errno) -> Error {
 }
 
 impl Supervisor {
-    fn run(mut self) {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            while !self.finished {
-                self.turn();
+    /// On a thread of the library: to the end, or until there is something to do that holds the thread which does it.
+    fn drive(&mut self) -> Option<Errand> {
+        while !self.finished {
+            if let Some(errand) = self.spawner.errand() {
+                match duty::start_threads(&self.inner, 2) {
+                    Ok(()) => return Some(errand),
+                    Err(error) => errand.fail(&self.inner, error),
+                }
             }
-        }));
+            self.guarded(|own| {
+                own.wait(None);
+                own.look();
+                own.prepare_for_an_upgrade();
+            });
+        }
+        None
+    }
+
+    /// On a thread of the host's: until `done`, or the deadline.
+    pub(crate) fn assist(&mut self, deadline: Option<Instant>, done: impl Fn() -> bool) {
+        self.guarded(Self::look);
+        while !self.finished && !done() && deadline.is_none_or(|at| Instant::now() < at) {
+            self.guarded(|own| {
+                own.wait(deadline);
+                own.look();
+            });
+        }
+    }
+
+    /// A defect ends the supervisor and nothing else.
+    fn guarded(&mut self, act: impl FnOnce(&mut Self)) {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(self)));
         if result.is_err() {
             // Nobody reads requests any more: the host gets its signals back, and every call that waits is told.
             signals::restore();
             crate::handle::poison("the supervisor panicked");
-            self.inner.freed.fire(0);
+            self.inner.freed.open();
+            self.finished = true;
         }
-        if let Some(caller) = self.free_caller.take() {
+        if self.finished
+            && let Some(caller) = self.free_caller.take()
+        {
             caller.send(());
         }
     }
 
-    /// Waits for something and handles all of it.
-    fn turn(&mut self) {
-        self.wait();
+    /// Handles all that there is.
+    fn look(&mut self) {
         let _ = fd::eventfd_drain(self.inner.wake.as_fd());
         // What has happened comes before what is asked: a RELEASED that is there to be read makes an upgrade possible.
         self.take_spawn_report();
@@ -242,13 +273,13 @@ impl Supervisor {
         self.expire();
         self.look_after_systemd();
         self.look_after_the_drain();
-        self.prepare_for_an_upgrade();
     }
 
     /// What an upgrade will need and nobody waits for now. What fails here is tried again by the upgrade, which tells.
+    /// On a thread of the library: a further one gets its affinity, namespaces and filters, and so those of `flip_init`.
     fn prepare_for_an_upgrade(&mut self) {
         if *self.machine.state() == State::Ready {
-            let _ = self.spawner.start(&self.inner);
+            let _ = duty::start_threads(&self.inner, 2);
             let _ = self.start_time();
         }
     }
@@ -261,7 +292,8 @@ impl Supervisor {
         }
     }
 
-    fn wait(&self) {
+    /// Until there is something, a timer is over, or that moment has come.
+    fn wait(&self, limit: Option<Instant>) {
         let mut fds: Vec<BorrowedFd> = vec![self.inner.wake.as_fd()];
         fds.extend(self.predecessor.iter().flat_map(Predecessor::watched));
         fds.extend(self.successor.iter().flat_map(Successor::watched));
@@ -272,7 +304,7 @@ impl Supervisor {
         let fds = fds.into_iter().map(|fd| (fd, PollFlags::POLLIN)).chain(self.control.watched(operators));
         let mut fds: Vec<PollFd> = fds.map(|(fd, events)| PollFd::new(fd, events)).collect();
         let next = self.timers.values().copied().chain(self.drain_timer());
-        let next = next.chain(self.control.timer(operators)).chain(self.systemd_timer()).min();
+        let next = next.chain(self.control.timer(operators)).chain(self.systemd_timer()).chain(limit).min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         if let Err(errno) = fd::poll(&mut fds, next)
             && errno != Errno::EINTR

@@ -228,7 +228,7 @@ impl Supervisor {
             names,
             nonce,
         };
-        self.spawner.spawn(&self.inner, ours, order)
+        self.spawner.spawn(ours, order)
     }
 
     fn this_process(&mut self) -> Result<Process> {
@@ -372,7 +372,7 @@ impl Supervisor {
             }
             self.tell_ready();
             self.inner.published.ready.store(true, SeqCst);
-            self.inner.ready.fire(0);
+            self.inner.ready.open();
         }
         for (_, caller) in self.ready_callers.drain(..) {
             caller.send(result.clone().map_err(|why| final_error(&why)));
@@ -391,7 +391,7 @@ impl Supervisor {
         self.tell(Kind::Shutdown, Failure::None, text);
         self.dismiss_operators(kind);
         if kind == Shutdown::Detach {
-            self.inner.detached.fire(0);
+            self.inner.detached.open();
             return;
         }
         self.inner.published.shutdown.store(shutdown_byte(kind), SeqCst);

@@ -1,17 +1,16 @@
-//! The second thread: a vfork-style spawn holds the thread that makes it until the new program executes, and the
-//! supervisor's deadlines must go on meanwhile. The supervisor starts it, once nobody waits for this process to serve:
-//! it gets its affinity, namespaces and filters from that thread, and so from flip_init's.
+//! Starting the new process: the supervisor's part, and the part of the thread that is held by the kernel until the new
+//! program executes ([`super::duty`] says which one that is).
 
-use super::{PrivateChannel, thread_error};
+use super::PrivateChannel;
 use crate::channel::{Nonce, ToSuccessor};
 use crate::error::{Error, Result};
-use crate::flip::{Inner, lock};
+use crate::flip::Inner;
 use crate::log::{self, Level};
 use crate::program::Overrides;
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
 use crate::startup::Startup;
-use crate::sys::{fd, process, thread};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::sys::{fd, process};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use std::sync::Arc;
 /// One of the descriptors that cross, whoever owns it.
 pub(super) type Passed = Arc<dyn AsFd + Send + Sync>;
 
-/// What a successor gets. What is run is found out on the spawner's thread: a path may lead to a server that hangs.
+/// What a successor gets. What is run is found out on the thread that spawns: a path may lead to a server that hangs.
 pub(super) struct Order {
     pub overrides: Overrides,
     pub stdio: [Option<Arc<OwnedFd>>; 3],
@@ -74,22 +73,49 @@ impl Drop for Newborn {
     }
 }
 
+/// What a thread is asked for: it is held until the new program executes.
+pub(super) struct Errand {
+    order: Order,
+    sibling: bool,
+    watch: Watch,
+    report: Sender<Result<Newborn>>,
+}
+
+impl Errand {
+    /// The supervisor is told what came of it.
+    pub fn run(self, inner: &Inner) {
+        let Errand { order, sibling, watch, report } = self;
+        let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            order.carry_out(&inner.startup, sibling, &watch)
+        }));
+        let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("a spawn panicked".into())));
+        tell(&report, inner, spawned);
+    }
+
+    /// It cannot be done.
+    pub fn fail(self, inner: &Inner, error: Error) {
+        tell(&self.report, inner, Err(error));
+    }
+}
+
+fn tell(report: &Sender<Result<Newborn>>, inner: &Inner, spawned: Result<Spawned>) {
+    if report.send(spawned.map(Newborn::from)).is_ok() {
+        let _ = fd::eventfd_write(inner.wake.as_fd());
+    }
+}
+
 /// The supervisor's side of it.
 pub(super) struct Spawner {
     /// systemd itself started this process, and is to see the end of its successors too.
     sibling: bool,
-    thread: Option<Thread>,
     under_way: Option<UnderWay>,
-}
-
-struct Thread {
-    orders: Sender<(Order, Watch)>,
-    reports: Receiver<Result<Newborn>>,
+    errand: Option<Errand>,
 }
 
 struct UnderWay {
     channel: PrivateChannel<ToSuccessor>,
     watch: Watch,
+    report: Receiver<Result<Newborn>>,
     /// Nobody waits for it any more: whatever comes of it is ended.
     abandoned: bool,
 }
@@ -105,64 +131,29 @@ pub(super) enum Report {
     TooLate(Spawned),
 }
 
-impl Thread {
-    fn start(own: &Arc<Inner>, sibling: bool) -> Result<Thread> {
-        let (orders, inbox) = bounded::<(Order, Watch)>(1);
-        let (outbox, reports) = bounded(1);
-        let inner = Arc::clone(own);
-        let run = move || {
-            for (order, watch) in inbox {
-                let spawned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    order.carry_out(&inner.startup, sibling, &watch)
-                }));
-                let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("the spawner panicked".into())));
-                if outbox.send(spawned.map(Newborn::from)).is_err() {
-                    return;
-                }
-                let _ = fd::eventfd_write(inner.wake.as_fd());
-            }
-        };
-        let handle = thread::start("flip-spawner", run).map_err(thread_error)?;
-        lock(&own.threads).push(handle);
-        Ok(Thread { orders, reports })
-    }
-}
-
 impl Spawner {
-    /// One without a thread yet.
+    /// One that has nothing to do.
     pub fn new(sibling: bool) -> Spawner {
-        Spawner { sibling, thread: None, under_way: None }
+        Spawner { sibling, under_way: None, errand: None }
     }
 
-    /// Starts the thread, once.
-    pub fn start(&mut self, inner: &Arc<Inner>) -> Result<()> {
-        self.thread(inner).map(drop)
-    }
-
-    fn thread(&mut self, inner: &Arc<Inner>) -> Result<&Thread> {
-        match &mut self.thread {
-            Some(thread) => Ok(thread),
-            none => Ok(none.insert(Thread::start(inner, self.sibling)?)),
-        }
-    }
-
-    /// Starts it; [`Spawner::report`] tells.
-    pub fn spawn(
-        &mut self,
-        inner: &Arc<Inner>,
-        channel: PrivateChannel<ToSuccessor>,
-        order: Order,
-    ) -> Result<()> {
+    /// There will be an [`Errand`] for a thread; [`Spawner::report`] tells what came of it.
+    pub fn spawn(&mut self, channel: PrivateChannel<ToSuccessor>, order: Order) -> Result<()> {
         if self.under_way.is_some() {
             return Err(Error::Busy(
                 "the new process of an earlier upgrade still hangs before its start".into(),
             ));
         }
         let watch = Watch::new()?;
-        let gone = |_| Error::Poisoned("the spawner has ended".into());
-        self.thread(inner)?.orders.try_send((order, watch.clone())).map_err(gone)?;
-        self.under_way = Some(UnderWay { channel, watch, abandoned: false });
+        let (outbox, report) = bounded(1);
+        self.errand = Some(Errand { order, sibling: self.sibling, watch: watch.clone(), report: outbox });
+        self.under_way = Some(UnderWay { channel, watch, report, abandoned: false });
         Ok(())
+    }
+
+    /// What a thread has to do now, once.
+    pub fn errand(&mut self) -> Option<Errand> {
+        self.errand.take()
     }
 
     pub fn is_under_way(&self) -> bool {
@@ -185,7 +176,11 @@ impl Spawner {
     }
 
     pub fn report(&mut self) -> Option<Report> {
-        let report = self.thread.as_ref()?.reports.try_recv().ok()?.map(Newborn::claim);
+        let report = match self.under_way.as_ref()?.report.try_recv() {
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => Err(Error::Poisoned("a spawn was lost".into())),
+            Ok(report) => report.map(Newborn::claim),
+        };
         let under_way = self.under_way.take()?;
         match (report, under_way.abandoned) {
             (Ok(Some(spawned)), false) => Some(Report::Started { channel: under_way.channel, spawned }),
