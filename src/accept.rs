@@ -5,6 +5,9 @@ use crate::channel::Keep;
 use crate::drain::CONNECTIONS;
 use crate::error::{Error, Result};
 use crate::flip::Flip;
+use crate::fork;
+use crate::registry;
+use crate::sys::thread::NotCancelled;
 use crate::sys::{accept, fd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -77,6 +80,13 @@ impl Flip {
     /// handler. Before `flip_ready` has returned 0 it waits for that too. `ECANCELED` from shutdown on, `ETIMEDOUT`,
     /// `EINVAL` for a listener that blocks.
     pub fn accept(&self, listener: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
+        let mut tried = match self.accept_at_once(listener) {
+            Some(Ok(connection)) => return Ok(connection),
+            Some(Err(errno)) => Some(errno),
+            None => None,
+        };
+        // What follows waits, and so has cancellation points.
+        let _not_cancelled = NotCancelled::begin();
         let failed = |errno| Error::system("cannot accept", errno);
         // First: an inherited listener that blocks is changed when flip_ready returns.
         self.wait_until_ready(deadline)?;
@@ -88,10 +98,11 @@ impl Flip {
         }
         let kept = self.keep_of(listener) != Keep::None;
         loop {
-            let errno = match self.try_accept(listener, kept)? {
-                Ok(connection) => return Ok(connection),
-                Err(errno) => errno,
-            };
+            let errno =
+                match tried.take().map_or_else(|| self.try_accept(listener, kept), |errno| Ok(Err(errno)))? {
+                    Ok(connection) => return Ok(connection),
+                    Err(errno) => errno,
+                };
             if errno == Errno::EAGAIN {
                 seen_not_to_block(listener);
                 self.wait_for_listener(Some(listener), kept, deadline)?;
@@ -111,6 +122,26 @@ impl Flip {
                 Retry::Never => return Err(failed(errno)),
             }
         }
+    }
+
+    /// What a busy server does nearly every time, with nothing around it that only calls need which wait. `None`: not
+    /// tried, since there is more to look at first.
+    #[inline]
+    fn accept_at_once(&self, listener: BorrowedFd) -> Option<std::result::Result<OwnedFd, Errno>> {
+        let plain = self.is_ready() && !fork::in_child() && !registry::any_kept();
+        if !plain || !believed_not_to_block(listener) {
+            return None;
+        }
+        CONNECTIONS.begin_before_a_look();
+        if self.is_shut_down_already() {
+            CONNECTIONS.end();
+            return None;
+        }
+        let accepted = accept::accept(listener);
+        if accepted.is_err() {
+            CONNECTIONS.end();
+        }
+        Some(accepted)
     }
 
     /// Once. Connections of a listener that outlives shutdown are not counted: a drain must not wait for them.

@@ -11,7 +11,7 @@ use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
 use crate::fork::{self, NoFork, Private};
 use crate::handle::Only;
 use crate::inherit::{self, Inheritance};
-use crate::latch::{Gate, Latch};
+use crate::latch::{Gate, Latch, LateLatch};
 use crate::pid_file::PidFile;
 use crate::program::Overrides;
 use crate::registry::{self, Registry};
@@ -58,9 +58,9 @@ pub(crate) struct Inner {
     /// Opens when `flip_ready` returns 0.
     pub ready: Gate,
     /// Fires when the predecessor has exited; at once in generation 0.
-    pub predecessor: Latch,
+    pub predecessor: LateLatch,
     /// Fires when `flip_drain` would return.
-    pub drained: Latch,
+    pub drained: LateLatch,
     /// Opens in `flip_free`.
     pub freed: Gate,
     pub events: Arc<Queue>,
@@ -170,8 +170,8 @@ impl Flip {
             shutdown: Latch::new()?,
             detached: Gate::new()?,
             ready: Gate::new()?,
-            predecessor: Latch::new()?,
-            drained: Latch::new()?,
+            predecessor: LateLatch::default(),
+            drained: LateLatch::default(),
             freed: Gate::new()?,
             events: Arc::new(Queue::new()?),
             state: State::new(state_promised)?,
@@ -592,8 +592,11 @@ impl Flip {
     /// Waits until the predecessor has exited; at once in generation 0.
     pub fn wait_predecessor(&self, deadline: Option<Instant>) -> Result<()> {
         self.alone("flip_wait_predecessor")?;
+        if self.0.predecessor.fired() {
+            return Ok(());
+        }
         let mut fds = [
-            PollFd::new(self.0.predecessor.reader(), PollFlags::POLLIN),
+            PollFd::new(self.0.predecessor.reader()?, PollFlags::POLLIN),
             PollFd::new(self.0.freed.reader(), PollFlags::POLLIN),
         ];
         match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
@@ -608,13 +611,13 @@ impl Flip {
     /// Readable for ever once the predecessor has exited. Borrowed.
     pub fn predecessor_fd(&self) -> Result<BorrowedFd<'_>> {
         self.alone("flip_predecessor_fd")?;
-        Ok(self.0.predecessor.reader())
+        self.0.predecessor.reader()
     }
 
     /// Readable for ever once [`Flip::drain`] would return. Borrowed.
     pub fn drained_fd(&self) -> Result<BorrowedFd<'_>> {
         self.alone("flip_drained_fd")?;
-        Ok(self.0.drained.reader())
+        self.0.drained.reader()
     }
 
     /// Moves the deadline that is running to this long from now: of a slow start, or of a long drain. `EINVAL` where none

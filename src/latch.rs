@@ -13,6 +13,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{self, MsgFlags, SockType};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 /// Fires once, for ever.
@@ -56,6 +58,44 @@ impl Latch {
             Ok(1) => Some(byte[0]),
             _ => None,
         }
+    }
+}
+
+/// A latch of which most hosts never ask for the descriptor: it is made when somebody does.
+#[derive(Debug, Default)]
+pub struct LateLatch {
+    latch: OnceLock<Latch>,
+    fired: AtomicBool,
+}
+
+impl LateLatch {
+    /// Fires.
+    pub fn fire(&self) {
+        self.fired.store(true, SeqCst);
+        if let Some(latch) = self.latch.get() {
+            latch.fire(0);
+        }
+    }
+
+    /// Whether it has fired.
+    pub fn fired(&self) -> bool {
+        self.fired.load(SeqCst)
+    }
+
+    /// What to poll.
+    pub fn reader(&self) -> Result<BorrowedFd<'_>> {
+        let latch = match self.latch.get() {
+            Some(latch) => latch,
+            None => {
+                let new = Latch::new()?;
+                self.latch.get_or_init(|| new)
+            }
+        };
+        // Whoever fires meanwhile sees the latch, or is seen here; the second time does nothing.
+        if self.fired() {
+            latch.fire(0);
+        }
+        Ok(latch.reader())
     }
 }
 
@@ -119,6 +159,17 @@ mod tests {
             assert!(latch.fired());
             assert_eq!(latch.reason(), Some(3));
         }
+    }
+
+    #[test]
+    fn a_late_latch_is_readable_whether_it_fired_before_or_after_somebody_asked() {
+        let before = LateLatch::default();
+        before.fire();
+        assert!(before.fired() && fired(before.reader().unwrap()));
+        let after = LateLatch::default();
+        assert!(!after.fired() && !fired(after.reader().unwrap()));
+        after.fire();
+        assert!(after.fired() && fired(after.reader().unwrap()));
     }
 
     #[test]

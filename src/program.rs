@@ -41,12 +41,17 @@ pub struct Facts<'a> {
 }
 
 impl Original {
+    /// The usual case, which needs no look at the disk: started by a path that is argv[0] too, and no script, since the kernel
+    /// puts a script's path among the further arguments. Whatever file that path leads to by now is what is wanted.
+    pub fn plain(arguments: &[CString], execfn: Option<&CStr>) -> Option<Original> {
+        let path = execfn.filter(|path| path.to_bytes().contains(&b'/') && !temporary(path))?;
+        let mut seen = arguments.iter().take(INTERPRETER_ARGUMENTS + 1).map(CString::as_c_str);
+        (seen.next() == Some(path) && !seen.any(|argument| argument == path))
+            .then(|| Original { executable: path.to_owned(), arguments: arguments.to_vec() })
+    }
+
     /// The command, or `None` if no path leads back to the program.
     pub fn find(facts: &Facts<'_>) -> Option<Original> {
-        // /proc/self/exe and /dev/fd/3 lead to the old inode, or nowhere, in the child.
-        let temporary = |path: &CStr| {
-            [&b"/proc/"[..], b"/dev/fd/"].iter().any(|start| path.to_bytes().starts_with(start))
-        };
         let execfn = facts.execfn.filter(|path| !path.is_empty() && !temporary(path));
         let is_running = |path: &CStr| {
             let there = process::file_id(&join(facts.directory, path)).ok().map(|(id, _)| id);
@@ -91,6 +96,11 @@ impl Original {
         let target = CString::new(target.into_os_string().into_encoded_bytes()).ok()?;
         if is_running(&target) { as_seen(&target) } else { None }
     }
+}
+
+/// /proc/self/exe and /dev/fd/3 lead to the old inode, or nowhere, in the child.
+fn temporary(path: &CStr) -> bool {
+    [&b"/proc/"[..], b"/dev/fd/"].iter().any(|start| path.to_bytes().starts_with(start))
 }
 
 /// What the host wants to be different in the next program.

@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 pub struct Registry {
     entries: Entries,
     unclaimed: VecDeque<Inherited>,
-    /// Where the predecessor may be listening with `reuseport`; none once this process may serve.
-    groups: Vec<(Protocol, u16)>,
+    /// Where the predecessor may be listening with `reuseport`; `None` until somebody has to know.
+    groups: Option<Vec<(Protocol, u16)>>,
     /// Started by an upgrade, and may not serve yet.
     waiting: bool,
     /// Everything is the successor's to unlink.
@@ -118,11 +118,10 @@ impl Registry {
     fn new(unclaimed: VecDeque<Inherited>, successor: bool) -> Registry {
         ANY_KEPT.store(false, SeqCst);
         freeze(Frozen::Open);
-        let groups = if successor { group::ports(&unclaimed) } else { Vec::new() };
         Registry {
             entries: Entries::with_room_for(unclaimed.len()),
             unclaimed,
-            groups,
+            groups: None,
             waiting: successor,
             disowned: false,
             closed: Vec::new(),
@@ -151,6 +150,7 @@ impl Registry {
     pub fn add(&mut self, name: &[u8], fd: BorrowedFd) -> Result<()> {
         check_name(name)?;
         self.open(|| format!("cannot add {}", quote(name)))?;
+        self.remember_groups();
         let copy = fd::dup_cloexec(fd, fd::FIRST)
             .map_err(|errno| Error::system(format!("cannot duplicate {}", quote(name)), errno))?;
         let listener = socket::is_listener(copy.as_fd())?;
@@ -168,6 +168,7 @@ impl Registry {
         let (copy, inherited) = self.claim(index, &quote(name))?;
         let (path, keep) = (inherited.path.clone(), inherited.keep);
         let fd = inherited.own();
+        self.remember_groups();
         self.remove_entry(name);
         self.entries.push(Entry { path, keep, ..Entry::added(name.to_vec(), fd, listener) });
         note_kept(keep);
@@ -178,6 +179,7 @@ impl Registry {
     pub fn forget(&mut self, name: &[u8]) -> Result<()> {
         check_name(name)?;
         self.open(|| format!("cannot forget {}", quote(name)))?;
+        self.remember_groups();
         let before = self.unclaimed.len();
         self.unclaimed.retain(|inherited| inherited.name != name);
         if self.entries.remove(name).is_none() && self.unclaimed.len() == before {
@@ -318,7 +320,6 @@ impl Registry {
     /// Further members of inherited groups listen, now that the predecessor has committed.
     pub fn listen_further(&mut self) -> Result<()> {
         self.waiting = false;
-        self.groups.clear();
         for entry in self.entries.iter_mut().filter(|entry| entry.listens_later) {
             if let Some(address) = &entry.address {
                 socket::listen(entry.fd.as_fd(), address)?;

@@ -11,6 +11,7 @@ use crate::program::{Facts, Original, join};
 use crate::sys::file;
 use crate::sys::process::{self, FileId};
 use nix::errno::Errno;
+use std::cell::LazyCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -55,11 +56,12 @@ impl Startup {
             Some(loaded) => loaded,
             None => seen_now().map_err(failed)?,
         };
-        let executable = process::file_id(c"/proc/self/exe").ok().map(|(id, _)| id);
+        // Only if it matters: a process that has just started waits for its part of /proc.
+        let executable = LazyCell::new(|| process::file_id(c"/proc/self/exe").ok().map(|(id, _)| id));
         let directory = start_directory(&loaded, variable(&environment, b"PWD"));
         let is_running = |path: &CStr| {
             let there = process::file_id(&join(directory.as_deref(), path)).ok().map(|(id, _)| id);
-            there.is_some() && there == executable
+            there.is_some() && there == *executable
         };
         // Only a program that the kernel found no interpreter for can be the loader itself.
         let command_line = if process::has_interpreter() { Vec::new() } else { command_line() };
@@ -67,12 +69,14 @@ impl Startup {
             Some(arguments) => (arguments, None),
             None => (loaded.arguments, loaded.execfn),
         };
-        let original = Original::find(&Facts {
-            arguments: &arguments,
-            execfn: execfn.as_deref(),
-            executable,
-            directory: directory.as_deref(),
-            path: variable(&environment, b"PATH"),
+        let original = Original::plain(&arguments, execfn.as_deref()).or_else(|| {
+            Original::find(&Facts {
+                arguments: &arguments,
+                execfn: execfn.as_deref(),
+                executable: *executable,
+                directory: directory.as_deref(),
+                path: variable(&environment, b"PATH"),
+            })
         });
         let (soft_limit, hard_limit) = process::descriptor_limits().map_err(failed)?;
         Ok(Startup {

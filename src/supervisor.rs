@@ -158,7 +158,7 @@ pub(crate) fn start(
     let now = Instant::now();
     let (predecessor, drainers, commit_deadline) = match predecessor {
         None => {
-            inner.predecessor.fire(0);
+            inner.predecessor.fire();
             (None, Vec::new(), now)
         }
         Some((channel, hello)) => {
@@ -228,9 +228,11 @@ impl Supervisor {
         None
     }
 
-    /// On a thread of the host's: until `done`, or the deadline.
+    /// On a thread of the host's: until `done`, the deadline or the end.
     pub(crate) fn assist(&mut self, deadline: Option<Instant>, done: impl Fn() -> bool) {
-        self.guarded(Self::look);
+        if !self.finished {
+            self.guarded(Self::look);
+        }
         while !self.finished && !done() && deadline.is_none_or(|at| Instant::now() < at) {
             self.guarded(|own| {
                 own.wait(deadline);
@@ -450,7 +452,7 @@ impl Supervisor {
                 None => return,
                 Some(Ended::Died) => {
                     self.predecessor = None;
-                    self.inner.predecessor.fire(0);
+                    self.inner.predecessor.fire();
                     self.inner.state.lost();
                     self.feed(Event::PredecessorDied);
                 }

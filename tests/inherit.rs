@@ -7,7 +7,7 @@ use shellflip::channel::{
 };
 use shellflip::inherit::{Environment, Inheritance, encode_names, find};
 use shellflip::socket::PathOwner;
-use shellflip::sys::fd;
+use shellflip::sys::{fd, memfd};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -129,7 +129,7 @@ fn start(predecessor: &mut ScriptedPredecessor) -> Child {
 }
 
 fn files(n: usize) -> Vec<OwnedFd> {
-    (0..n).map(|_| fd::memfd(c"stands for a socket").unwrap()).collect()
+    (0..n).map(|_| memfd::create(c"stands for a socket").unwrap()).collect()
 }
 
 /// A predecessor that passes on two descriptors, http and tls, and has queued a good HELLO.
@@ -434,9 +434,9 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
         assert_eq!(hear(), "Message(Live)");
         assert_eq!(hear(), "Message(Extend { ms: 5 })");
         assert!(hear().contains("the successor sent what is no message of this protocol: it has 7 bytes"));
-        let state = fd::memfd(c"state").unwrap();
+        let state = memfd::create(c"state").unwrap();
         fd::write_all(state.as_fd(), b"all there is").unwrap();
-        fd::seal(state.as_fd()).unwrap();
+        memfd::seal(state.as_fd()).unwrap();
         assert_eq!(channel.send(&FromPredecessor::State(state)).unwrap(), Sent::Taken);
         assert_eq!(channel.send(&FromPredecessor::Abort("no more".into())).unwrap(), Sent::Taken);
         let lines = said(child);

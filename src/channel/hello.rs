@@ -5,7 +5,7 @@ use super::message::{COMMIT_DEADLINE, Encoded, HELLO};
 use super::table::{self, TableEntry};
 use super::wire::{Field, Fields, Parsed, Writer, once, required};
 use crate::error::{Error, Result};
-use crate::sys::fd;
+use crate::sys::{fd, memfd};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// As many older generations can be named in a HELLO: a message takes 253 descriptors, one for each.
@@ -90,9 +90,9 @@ impl Hello {
             return Ok(Encoded { bytes: out.0, attached, table: None });
         }
         let what = "cannot make a memfd for the table of descriptors";
-        let memfd = fd::memfd(c"shellflip-table").map_err(|errno| Error::system(what, errno))?;
+        let memfd = memfd::create(c"shellflip-table").map_err(|errno| Error::system(what, errno))?;
         fd::write_all(memfd.as_fd(), &entries)
-            .and_then(|()| fd::seal(memfd.as_fd()))
+            .and_then(|()| memfd::seal(memfd.as_fd()))
             .map_err(|errno| Error::system(what, errno))?;
         out.field(TABLE_SIZE, &(entries.len() as u64).to_le_bytes());
         Ok(Encoded { bytes: out.0, attached, table: Some(memfd) })

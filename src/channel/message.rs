@@ -6,7 +6,7 @@
 use super::hello::Hello;
 use super::wire::{self, Field, Fields, Parsed, Writer, once, required};
 use crate::error::{Error, Result};
-use crate::sys::fd;
+use crate::sys::memfd;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A longer reason is cut.
@@ -181,7 +181,7 @@ impl Message for FromPredecessor {
                 STATE => {
                     no_fields(fields)?;
                     let memfd = descriptors.next().ok_or("the memfd is missing")?;
-                    if !fd::is_sealed(memfd.as_fd()) {
+                    if !memfd::is_sealed(memfd.as_fd()) {
                         return Err("its descriptor is not a sealed memfd".into());
                     }
                     FromPredecessor::State(memfd)

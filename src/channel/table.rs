@@ -3,7 +3,7 @@
 
 use super::wire::{Field, Fields, Parsed, Writer, once, required};
 use crate::socket::PathOwner;
-use crate::sys::fd;
+use crate::sys::{fd, memfd};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -51,13 +51,10 @@ const CONTROL: u16 = 23;
 
 /// The table as fields, or which entry cannot be sent.
 pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
-    let mut names = HashSet::new();
+    debug_assert!(check_unique(table).is_ok(), "the registry gives each its own");
     let mut out = Writer::default();
     for entry in table {
         check(entry)?;
-        if !names.insert(&entry.name) {
-            return Err(format!("two descriptors are named {}", entry.name.escape_ascii()));
-        }
         out.nested(ENTRY, |entry_out| {
             entry_out.field(NAME, &entry.name);
             entry_out.field(LISTENER, &[u8::from(entry.listener)]);
@@ -126,7 +123,7 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
 
 /// The table in the memfd that came with a HELLO which says that it has `size` bytes.
 pub fn read(memfd: &OwnedFd, size: u64) -> Parsed<Vec<TableEntry>> {
-    if !fd::is_sealed(memfd.as_fd()) {
+    if !memfd::is_sealed(memfd.as_fd()) {
         return Err("its table of descriptors is not in a sealed memfd".into());
     }
     let is = fd::size(memfd.as_fd()).map_err(|errno| format!("its table cannot be read: {errno:?}"))?;

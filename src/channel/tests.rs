@@ -6,7 +6,7 @@ use super::table::{Keep, TableEntry};
 use super::transport::{Received, pair};
 use crate::error::Error;
 use crate::socket::PathOwner;
-use crate::sys::{fd, scm};
+use crate::sys::{fd, memfd, scm};
 use std::os::fd::{AsFd, OwnedFd};
 
 #[cfg(feature = "faults")]
@@ -20,9 +20,9 @@ fn some_fd() -> OwnedFd {
 }
 
 fn sealed(bytes: &[u8]) -> OwnedFd {
-    let memfd = fd::memfd(c"test").unwrap();
+    let memfd = memfd::create(c"test").unwrap();
     fd::write_all(memfd.as_fd(), bytes).unwrap();
-    fd::seal(memfd.as_fd()).unwrap();
+    memfd::seal(memfd.as_fd()).unwrap();
     memfd
 }
 

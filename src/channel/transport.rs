@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::sys::{fault, fd, scm};
 use nix::errno::Errno;
 use nix::sys::socket::SockType;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 #[derive(Debug)]
 pub struct Channel<Out, In> {
     socket: OwnedFd,
+    /// For whatever comes next: one that were made for each look would be given back to the kernel after it.
+    buffer: RefCell<Vec<u8>>,
     /// The peer's end was closed with something of ours unread.
     reset: AtomicBool,
     direction: PhantomData<fn(Out) -> In>,
@@ -97,8 +100,10 @@ impl<Out: Message, In: Message> Channel<Out, In> {
 
     /// The next message, if there is one. Messages that a newer release sends and this one may skip are skipped.
     pub fn receive(&self) -> Received<In> {
-        // Not filled with zeros: that would touch sixteen pages for each look at an empty queue.
-        let mut buffer = Vec::with_capacity(MAX_RECORD);
+        let mut buffer = self.buffer.borrow_mut();
+        // Not filled with zeros: that would touch sixteen pages for a look at an empty queue.
+        buffer.clear();
+        buffer.reserve_exact(MAX_RECORD);
         let mut resets = 0;
         loop {
             let arrived = match scm::receive(self.as_fd(), &mut buffer) {
@@ -155,7 +160,7 @@ fn understand<M: Message>(record: &[u8], arrived: scm::Arrived) -> Result<Option
 
 impl<Out, In> From<OwnedFd> for Channel<Out, In> {
     fn from(socket: OwnedFd) -> Self {
-        Channel { socket, reset: AtomicBool::new(false), direction: PhantomData }
+        Channel { socket, buffer: RefCell::default(), reset: AtomicBool::new(false), direction: PhantomData }
     }
 }
 

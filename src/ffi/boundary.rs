@@ -38,7 +38,8 @@ fn guarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int 
     unguarded(name, body)
 }
 
-/// The same for what is called for every connection and makes no system call, so that nothing could cancel it.
+/// The same for what is called for every connection and sees itself to it that nothing cancels it, where it has
+/// cancellation points at all.
 #[inline(always)]
 pub fn call_brief(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
     unguarded(name, body)

@@ -22,7 +22,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 /// - `listener` is not closed during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_accept(flip: *mut flip_t, listener: c_int, timeout_ms: c_int) -> c_int {
-    call("flip_accept", || {
+    call_brief("flip_accept", || {
         let flip = enter(flip)?;
         // SAFETY: as promised by the caller.
         let listener = unsafe { descriptor(listener) }?;
@@ -87,7 +87,8 @@ pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 
 /// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever: a connection
 /// that is counted only after that does not take it back. Borrowed: never close it, never read from it; it lives until
-/// `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
+/// `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`; the first call makes it: -EMFILE,
+/// -ENFILE, -ENOMEM.
 ///
 /// # Safety
 ///

@@ -31,7 +31,7 @@ pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 }
 
 /// Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
-/// call again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+/// call again; -ECANCELED: `flip_free`; -ECHILD in a forked child; -EMFILE, -ENFILE, -ENOMEM: no descriptor to wait with.
 ///
 /// # Safety
 ///
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn flip_wait_predecessor(flip: *mut flip_t, timeout_ms: c_
 
 /// A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in
 /// generation 0. Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD
-/// in a forked child.
+/// in a forked child; the first call makes it: -EMFILE, -ENFILE, -ENOMEM.
 ///
 /// # Safety
 ///

@@ -5,15 +5,7 @@ use super::Registry;
 use super::claim::Inherited;
 use crate::address::{Address, Endpoint, NAME_MAX, Protocol, quote};
 use crate::socket::{self, Description};
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-
-/// Where the predecessor has members, claimed or not: a new one may take its connections even where host or device
-/// differ, since the kernel prefers the closer match.
-pub(super) fn ports(inherited: &VecDeque<Inherited>) -> Vec<(Protocol, u16)> {
-    let member = |inherited: &Inherited| group_of(inherited.borrow())?.endpoint();
-    inherited.iter().filter_map(member).filter_map(|endpoint| port(&endpoint)).collect()
-}
 
 fn port(endpoint: &Endpoint) -> Option<(Protocol, u16)> {
     match endpoint {
@@ -41,9 +33,25 @@ fn group_of(fd: BorrowedFd) -> Option<Description> {
 
 impl Registry {
     /// Whether the predecessor may be listening there with others.
-    pub(super) fn is_group(&self, address: &Address) -> bool {
-        address.options.reuseport == Some(true)
-            && port(&address.endpoint).is_some_and(|port| self.groups.contains(&port))
+    pub(super) fn is_group(&mut self, address: &Address) -> bool {
+        if !self.waiting || address.options.reuseport != Some(true) {
+            return false;
+        }
+        self.remember_groups();
+        let groups = self.groups.as_deref().unwrap_or_default();
+        port(&address.endpoint).is_some_and(|port| groups.contains(&port))
+    }
+
+    /// Where the predecessor has members, claimed or not: a new one may take its connections even where host or device
+    /// differ, since the kernel prefers the closer match. Asked when it first matters, and before anything inherited goes.
+    pub(super) fn remember_groups(&mut self) {
+        if !self.waiting || self.groups.is_some() {
+            return;
+        }
+        let claimed = self.entries.iter().filter(|entry| !entry.bound_here).map(|entry| entry.fd.as_fd());
+        let inherited = self.unclaimed.iter().map(Inherited::borrow).chain(claimed);
+        let groups = inherited.filter_map(|fd| port(&group_of(fd)?.endpoint()?)).collect();
+        self.groups = Some(groups);
     }
 
     /// Members of a group that nobody claimed while others of it were.

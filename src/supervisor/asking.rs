@@ -4,7 +4,7 @@ use super::{Asker, Supervisor};
 use crate::channel::FromPredecessor;
 use crate::error::{Error, Failure};
 use crate::events::{HostEvent, Kind, Ticket};
-use crate::sys::fd;
+use crate::sys::{fd, memfd};
 use crate::upgrade::{Event, Outcome, Question};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,7 +36,7 @@ impl Supervisor {
                 (format!("an upgrade was asked for by {who}"), None)
             }
             Question::State => {
-                let state = match fd::memfd(c"shellflip-state") {
+                let state = match memfd::create(c"shellflip-state") {
                     Ok(state) => state,
                     Err(errno) => return failed(Error::system("cannot make room for the state", errno)),
                 };
@@ -63,7 +63,7 @@ impl Supervisor {
     /// What the host has written goes to the successor, sealed.
     pub(super) fn send_state(&mut self) -> Result<Outcome, String> {
         let state = self.question.take().and_then(|asked| asked.state).ok_or("there is no state")?;
-        fd::seal(state.as_fd()).map_err(|errno| match errno {
+        memfd::seal(state.as_fd()).map_err(|errno| match errno {
             // fcntl(2): F_SEAL_WRITE while a shared, writable mapping exists.
             Errno::EBUSY => "the state cannot be sealed while the host has it mapped for writing".to_string(),
             errno => Error::system("cannot seal the state", errno).to_string(),

@@ -26,7 +26,7 @@ impl Supervisor {
             return;
         }
         if CONNECTIONS.count() == 0 || self.inner.drain_left().is_zero() {
-            self.inner.drained.fire(0);
+            self.inner.drained.fire();
         }
         if self.hard_stop_at().is_some_and(|at| at <= Instant::now()) {
             log::write(Level::Error, format_args!("hard stop: {} connections open", CONNECTIONS.count()));

@@ -84,7 +84,8 @@ impl Supervisor {
         let (gone, dropped, stored) = {
             let mut registry = lock(&self.inner.registry);
             let gone = registry.unclaimed_in_store();
-            (gone, registry.drop_unclaimed(), registry.for_store())
+            let stored = if self.systemd.stores() { registry.for_store() } else { Vec::new() };
+            (gone, registry.drop_unclaimed(), stored)
         };
         for name in dropped {
             log::write(Level::Info, format_args!("closed {name}: inherited, and not claimed"));

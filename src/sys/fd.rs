@@ -4,13 +4,12 @@
 
 use super::{fault, file};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, ppoll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair as nix_socketpair};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -144,32 +143,6 @@ pub fn eventfd_drain(fd: BorrowedFd) -> Result<u64, Errno> {
         Err(Errno::EAGAIN) => Ok(0),
         Err(errno) => Err(errno),
     }
-}
-
-/// An empty file in memory that can be sealed. Not executable where the kernel can say so (6.3), since a sysctl
-/// there (`vm.memfd_noexec`) may forbid any other.
-pub fn memfd(name: &CStr) -> Result<OwnedFd, Errno> {
-    fault::at("memfd_create")?;
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
-    let fd = match memfd_create(name, flags | no_exec) {
-        Err(Errno::EINVAL) => memfd_create(name, flags)?,
-        result => result?,
-    };
-    at_least_3(fd)
-}
-
-const SEALED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
-
-/// Nothing changes this memfd any more, by whatever descriptor. `EBUSY` while a writable shared mapping exists.
-pub fn seal(fd: BorrowedFd) -> Result<(), Errno> {
-    fault::at("seal")?;
-    fcntl(fd, FcntlArg::F_ADD_SEALS(SEALED | SealFlag::F_SEAL_SEAL)).map(drop)
-}
-
-/// Whether [`seal`] was done to it; false for what is no memfd.
-pub fn is_sealed(fd: BorrowedFd) -> bool {
-    fcntl(fd, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SEALED))
 }
 
 /// A read-only descriptor for the same memfd with a file offset of its own, 0.
@@ -319,21 +292,6 @@ mod tests {
         assert_eq!(start_time_field(b"7 (a) S 1"), None);
         assert!(start_time(std::process::id()).unwrap() > 0);
         assert_eq!(start_time(u32::MAX), Err(Errno::ESRCH));
-    }
-
-    #[test]
-    fn a_sealed_memfd_takes_no_more_bytes_and_reads_from_its_start() {
-        let fd = memfd(c"test").unwrap();
-        write_all(fd.as_fd(), b"hello").unwrap();
-        assert!(!is_sealed(fd.as_fd()));
-        seal(fd.as_fd()).unwrap();
-        assert!(is_sealed(fd.as_fd()));
-        assert_eq!(write_all(fd.as_fd(), b"x"), Err(Errno::EPERM));
-        assert_eq!(read_from_start(fd.as_fd(), 99).unwrap(), b"hello");
-        assert_eq!(size(fd.as_fd()), Ok(5));
-        let reader = reopen_read_only(fd.as_fd()).unwrap();
-        let mut bytes = [0; 9];
-        assert_eq!(nix::unistd::read(&reader, &mut bytes), Ok(5));
     }
 
     #[test]

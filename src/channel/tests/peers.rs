@@ -7,7 +7,7 @@ use crate::channel::table;
 use crate::channel::transport::{Received, Sent, ToPredecessor, ToSuccessor, pair};
 use crate::channel::wire::{Field, Fields, MAX_RECORD, Writer};
 use crate::error::Error;
-use crate::sys::{fd, scm};
+use crate::sys::{fd, memfd, scm};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,8 +18,8 @@ fn hello_arrives_with_the_descriptors_in_their_order() {
     let (predecessor, successor) = pair().unwrap();
     let hello = Hello { drainers: vec![], ..documented_hello() };
     let state = sealed(b"state");
-    let pidfd = fd::memfd(c"stands for a pidfd").unwrap();
-    let drainer = fd::memfd(c"stands for another").unwrap();
+    let pidfd = memfd::create(c"stands for a pidfd").unwrap();
+    let drainer = memfd::create(c"stands for another").unwrap();
     let expected = (inode(&pidfd), inode(&drainer), inode(&state));
     let hello = Hello {
         predecessor: Process { pidfd, ..hello.predecessor },

@@ -3,7 +3,7 @@
 use super::*;
 use crate::channel::message::{FromPredecessor, FromSuccessor, Message};
 use crate::error::Error;
-use crate::sys::fd;
+use crate::sys::{fd, memfd};
 
 #[test]
 fn what_is_wrong_is_said() {
@@ -112,7 +112,7 @@ fn a_hello_that_contradicts_itself_is_refused() {
             format!("the predecessor sent HELLO: its pid is {pid}")
         );
     }
-    let not_sealed = fd::memfd(c"test").unwrap();
+    let not_sealed = memfd::create(c"test").unwrap();
     let state = hex("53 46 4c 50 01 00 02 00 00 00 00 00");
     assert!(
         refused::<FromPredecessor>(&state, vec![not_sealed])
