@@ -427,7 +427,8 @@ int flip_drain(flip_t *flip, int timeout_ms);
 /*
  A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever: a connection
  that is counted only after that does not take it back. Borrowed: never close it, never read from it; it lives until
- `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`.
+ `flip_free`. -EINVAL, -EBADF; -ECHILD in a forked child, which uses `flip_drain`; the first call makes it: -EMFILE,
+ -ENFILE, -ENOMEM.
 
  # Safety
 
@@ -811,18 +812,19 @@ int flip_ready(flip_t *flip, int timeout_ms);
 
 /*
  Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
- call again; -ECANCELED: `flip_free`; -ECHILD in a forked child.
+ call again; -ECANCELED: `flip_free`; -ECHILD in a forked child; -EMFILE, -ENFILE, -ENOMEM: no descriptor to wait with.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_wait_predecessor(flip_t *flip, int timeout_ms);
+int flip_wait_predecessor(flip_t *flip,
+                          int timeout_ms);
 
 /*
  A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in
  generation 0. Borrowed: never close it, never read from it; it lives until `flip_free`. -EINVAL, -EBADF; -ECHILD
- in a forked child.
+ in a forked child; the first call makes it: -EMFILE, -ENFILE, -ENOMEM.
 
  # Safety
 

@@ -20,6 +20,7 @@ use crate::signals;
 use crate::startup::{self, Startup};
 use crate::state::State;
 use crate::supervisor::{self, Command, Duty, Supervisor};
+use crate::sys::thread::Thread;
 use crate::sys::{fault, fd};
 use crate::trigger::TRIGGER;
 use crate::upgrade::{Request, Shutdown};
@@ -31,7 +32,6 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// One generation of a server, as its own process sees it. Clones are the same handle.
@@ -72,7 +72,7 @@ pub(crate) struct Inner {
     /// Who drives the supervisor.
     pub duty: Duty,
     /// Of the library, to be waited for.
-    pub threads: Mutex<Vec<JoinHandle<()>>>,
+    pub threads: Mutex<Vec<Thread>>,
     only: Mutex<Option<Only>>,
 }
 
@@ -230,7 +230,7 @@ impl Flip {
         TRIGGER.disconnect();
         inner.freed.open();
         CONNECTIONS.notify();
-        let threads: Vec<JoinHandle<()>> = lock(&inner.threads).drain(..).collect();
+        let threads: Vec<Thread> = lock(&inner.threads).drain(..).collect();
         for thread in threads {
             // One may be held by a child that hangs before its program executes, which was killed.
             let until = Instant::now() + LAST_WAIT;
@@ -238,7 +238,7 @@ impl Flip {
                 std::thread::sleep(Duration::from_micros(100));
             }
             if thread.is_finished() {
-                let _ = thread.join();
+                thread.join();
             }
         }
         Ok(Some(only))

@@ -18,7 +18,7 @@ pub use watch::Watch;
 use crate::error::{Error, Result};
 use crate::program::Program;
 use crate::startup::StartSignals;
-use crate::sys::process::{self, AllSignalsBlocked, Mapping};
+use crate::sys::process::{self, AllSignalsBlocked};
 use child::{Orders, PID_DIGITS, PidSlot};
 use environment::{Entry, Handover};
 use libc::{c_char, c_int};
@@ -30,9 +30,6 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::Ordering;
-
-const STACK_SIZE: usize = 64 * 1024;
-const ENTRIES_SIZE: usize = 8 * 1024;
 
 /// How many descriptors a program may need before it can do anything about its limit.
 const OWN_NEEDS: u64 = 256;
@@ -84,8 +81,6 @@ pub struct Prepared<F> {
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
     slots: Vec<PidSlot>,
-    entries: Vec<u8>,
-    stack: Mapping<[u8]>,
     /// What `environment` and `slots` point into.
     _texts: Vec<CString>,
     _buffers: Vec<Box<[u8]>>,
@@ -149,8 +144,6 @@ impl<F: AsFd> Prepared<F> {
             arguments,
             environment,
             slots,
-            entries: vec![0; ENTRIES_SIZE],
-            stack: Mapping::stack(STACK_SIZE).map_err(failed)?,
             _texts: texts,
             _buffers: buffers,
             _copies: copies,
@@ -199,7 +192,7 @@ fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>
 }
 
 /// Starts the successor. Returns once it has exec'd, or failed to.
-pub fn spawn<F: AsFd>(mut prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
+pub fn spawn<F: AsFd>(prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
     let program = &prepared.job.program;
     let name = program.path().to_string_lossy().into_owned();
     if !watch.is_fresh() {
@@ -220,14 +213,14 @@ pub fn spawn<F: AsFd>(mut prepared: Prepared<F>, watch: &Watch) -> Result<Spawne
         arguments: prepared.arguments.as_ptr(),
         environment: prepared.environment.as_ptr(),
         slots: &prepared.slots,
-        entries: prepared.entries.as_mut_ptr(),
-        entries_size: prepared.entries.len(),
+        entries: watch.stack().bottom(),
+        entries_size: watch::ENTRIES_SIZE,
     };
     let started = |errno| Error::system(format!("cannot start {name}"), errno);
     // Until the child is done with, so that the host's handlers do not delay that.
     let _blocked = AllSignalsBlocked::new().map_err(started)?;
     let argument = ptr::from_ref(&orders).cast_mut().cast();
-    let (stack, sibling) = (&prepared.stack, prepared.job.sibling);
+    let (stack, sibling) = (watch.stack(), prepared.job.sibling);
     // SAFETY: all signals are blocked; `run` keeps to async-signal-safe calls, and `orders` with all it points to is
     // alive until clone returns, which is after the child has left this memory.
     let cloned = unsafe { process::clone(child::run, stack, argument, report.pidfd.as_ptr(), sibling) };

@@ -29,7 +29,7 @@ use crate::log::{self, Level};
 use crate::registry::{self, Frozen, Listed};
 use crate::reply::Reply;
 use crate::signals;
-use crate::sys::fd;
+use crate::sys::{fd, process};
 use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, State, Timer};
 pub(crate) use actions::{outlives, sentence};
@@ -38,6 +38,7 @@ pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_inte
 pub(crate) use duty::Duty;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use nix::unistd::Pid;
 use peers::{Ended, Predecessor, Successor};
 use spawner::{Errand, Spawner};
 use std::collections::BTreeMap;
@@ -104,8 +105,9 @@ pub(crate) struct Supervisor {
     listed: Vec<Listed>,
     /// The predecessor's pid, dead or alive.
     ancestor: Option<u32>,
-    /// When this process started, in clock ticks since boot; looked up once.
+    /// When this process started, in clock ticks since boot, and its pidfd; looked up once.
     start_time: Option<u64>,
+    own_pidfd: Option<OwnedFd>,
     free_caller: Option<Reply<()>>,
     /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
     deaf: Option<bool>,
@@ -187,6 +189,7 @@ pub(crate) fn start(
         listed: Vec::new(),
         ancestor,
         start_time: None,
+        own_pidfd: None,
         free_caller: None,
         deaf: None,
         upgrade_started: now,
@@ -282,7 +285,11 @@ impl Supervisor {
     fn prepare_for_an_upgrade(&mut self) {
         if *self.machine.state() == State::Ready {
             let _ = duty::start_threads(&self.inner, 2);
+            let _ = self.spawner.prepare();
             let _ = self.start_time();
+            if self.own_pidfd.is_none() {
+                let _ = self.own_pidfd();
+            }
         }
     }
 
@@ -292,6 +299,15 @@ impl Supervisor {
             Some(time) => Ok(time),
             None => fd::start_time(std::process::id()).inspect(|time| self.start_time = Some(*time)),
         }
+    }
+
+    /// A copy of this process's pidfd: to copy it costs less than to open one.
+    fn own_pidfd(&mut self) -> std::result::Result<OwnedFd, Errno> {
+        let own = match self.own_pidfd.take() {
+            Some(own) => own,
+            None => process::pidfd_open(Pid::this())?,
+        };
+        fd::dup_cloexec(self.own_pidfd.insert(own).as_fd(), fd::FIRST)
     }
 
     /// Until there is something, a timer is over, or that moment has come.

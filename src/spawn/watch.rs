@@ -1,5 +1,6 @@
 //! The way to end a child that hangs before exec: the thread that spawns it is held by the kernel until then, so
-//! another one has to. `supervisor` keeps a [`Watch`] while a spawn runs.
+//! another one has to. `supervisor` keeps a [`Watch`] while a spawn runs, and makes it before anybody waits for one: it
+//! has all the memory that has to be mapped.
 
 use super::child::{Report, Step};
 use crate::error::{Error, Result};
@@ -9,12 +10,17 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+const STACK_SIZE: usize = 64 * 1024;
+/// Of the stack's memory: it is hardly ever used, and costs nothing then.
+pub(super) const ENTRIES_SIZE: usize = 8 * 1024;
+
 /// Shared between the thread that spawns and the one that watches the clock; one per spawn.
 #[derive(Clone)]
 pub struct Watch(Arc<Inner>);
 
 struct Inner {
     report: Mapping<Report>,
+    stack: Mapping<[u8]>,
     phase: Mutex<Phase>,
 }
 
@@ -32,8 +38,10 @@ enum Phase {
 impl Watch {
     /// For one spawn.
     pub fn new() -> Result<Watch> {
-        let report = Mapping::shared().map_err(|errno| Error::system("cannot prepare a spawn", errno))?;
-        Ok(Watch(Arc::new(Inner { report, phase: Mutex::new(Phase::Running) })))
+        let failed = |errno| Error::system("cannot prepare a spawn", errno);
+        let (report, stack) =
+            (Mapping::shared().map_err(failed)?, Mapping::stack(STACK_SIZE).map_err(failed)?);
+        Ok(Watch(Arc::new(Inner { report, stack, phase: Mutex::new(Phase::Running) })))
     }
 
     /// Ends the child with SIGKILL if it has not exec'd yet, as far as can be told: the spawn then fails with
@@ -76,6 +84,11 @@ impl Watch {
 
     pub(super) fn report(&self) -> &Report {
         &self.0.report
+    }
+
+    /// The child's, above [`ENTRIES_SIZE`] bytes for its list of /proc/self/fd.
+    pub(super) fn stack(&self) -> &Mapping<[u8]> {
+        &self.0.stack
     }
 
     /// The spawn is over: from now on `kill` touches nothing. Whether it was killed before.

@@ -121,7 +121,7 @@ pub(super) fn start_threads(inner: &Arc<Inner>, count: usize) -> Result<()> {
     let mut threads = lock(&inner.threads);
     while threads.len() < count {
         let own = Arc::clone(inner);
-        threads.push(thread::start("shellflip", move || serve(&own)).map_err(thread_error)?);
+        threads.push(thread::start(c"shellflip", move || serve(&own)).map_err(thread_error)?);
     }
     Ok(())
 }

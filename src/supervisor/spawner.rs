@@ -110,6 +110,8 @@ pub(super) struct Spawner {
     sibling: bool,
     under_way: Option<UnderWay>,
     errand: Option<Errand>,
+    /// For the next spawn, if there was time to make it.
+    spare: Option<Watch>,
 }
 
 struct UnderWay {
@@ -134,7 +136,15 @@ pub(super) enum Report {
 impl Spawner {
     /// One that has nothing to do.
     pub fn new(sibling: bool) -> Spawner {
-        Spawner { sibling, under_way: None, errand: None }
+        Spawner { sibling, under_way: None, errand: None, spare: None }
+    }
+
+    /// Makes what the next spawn needs, as far as it can be made before.
+    pub fn prepare(&mut self) -> Result<()> {
+        if self.spare.is_none() {
+            self.spare = Some(Watch::new()?);
+        }
+        Ok(())
     }
 
     /// There will be an [`Errand`] for a thread; [`Spawner::report`] tells what came of it.
@@ -144,7 +154,7 @@ impl Spawner {
                 "the new process of an earlier upgrade still hangs before its start".into(),
             ));
         }
-        let watch = Watch::new()?;
+        let watch = self.spare.take().map_or_else(Watch::new, Ok)?;
         let (outbox, report) = bounded(1);
         self.errand = Some(Errand { order, sibling: self.sibling, watch: watch.clone(), report: outbox });
         self.under_way = Some(UnderWay { channel, watch, report, abandoned: false });

@@ -65,7 +65,7 @@ pub unsafe fn clone(
     if sibling {
         flags |= libc::CLONE_PARENT;
     }
-    let top = stack.start.as_ptr().cast::<u8>().wrapping_add(stack.size);
+    let top = stack.bottom().wrapping_add(stack.size);
     // SAFETY: the stack is ours and outlives the child's use of it, since CLONE_VFORK returns after exec or exit;
     // the rest is the caller's promise.
     Errno::result(unsafe { libc::clone(entry, top.cast(), flags, argument, pidfd) }).map(Pid::from_raw)
@@ -266,7 +266,14 @@ impl Mapping<[u8]> {
             Mapping { start: NonNull::new(start).ok_or(Errno::ENOMEM)?, size, guard, holds: PhantomData };
         // SAFETY: the range was just mapped and nobody else knows it.
         Errno::result(unsafe { libc::mprotect(start, size, libc::PROT_READ | libc::PROT_WRITE) })?;
+        // SAFETY: the last byte of the range. Its page is made now, and not when somebody waits.
+        unsafe { start.cast::<u8>().wrapping_add(size - 1).write_volatile(0) };
         Ok(stack)
+    }
+
+    /// Its lowest byte, which is the last one to be used as a stack.
+    pub fn bottom(&self) -> *mut u8 {
+        self.start.as_ptr().cast()
     }
 }
 

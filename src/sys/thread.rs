@@ -1,20 +1,102 @@
-//! Threads of the library.
+//! Threads of the library. Made with pthread_create(3) itself: std's way looks up a symbol by name first, which takes
+//! as long as the thread does, in a process whose start is waited for.
 
 use super::fault;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-use std::thread::{Builder, JoinHandle};
+use std::ffi::{CStr, c_void};
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+/// A thread that is there until it is joined; one that is dropped goes on by itself.
+#[derive(Debug)]
+pub struct Thread {
+    id: libc::pthread_t,
+    over: Arc<AtomicBool>,
+    joined: bool,
+}
+
+impl Thread {
+    /// Whether it has done its work, so that [`Thread::join`] does not wait.
+    pub fn is_finished(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    /// Waits for its end.
+    pub fn join(mut self) {
+        self.joined = true;
+        // SAFETY: neither joined nor detached before.
+        unsafe { libc::pthread_join(self.id, std::ptr::null_mut()) };
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if !self.joined {
+            // SAFETY: neither joined nor detached before.
+            unsafe { libc::pthread_detach(self.id) };
+        }
+    }
+}
+
+/// As much as std gives, and nothing of it is used before it is needed.
+const STACK_SIZE: usize = 2 * 1024 * 1024;
+
+struct Start {
+    name: &'static CStr,
+    run: Box<dyn FnOnce() + Send>,
+    over: Arc<AtomicBool>,
+}
 
 /// Starts a thread with every signal blocked that may be: it handles none of the host's. (The C library spares the two
 /// that it needs itself, for setuid(2) in all threads and for cancellation.) On failure `run` is dropped.
-pub fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Errno> {
+pub fn start(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> Result<Thread, Errno> {
     fault::at("thread")?;
+    let over = Arc::new(AtomicBool::new(false));
+    let start = Box::new(Start { name, run: Box::new(run), over: Arc::clone(&over) });
     let mut before = SigSet::empty();
     // The calls fail for a wrong `how` only.
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
-    let thread = Builder::new().name(name.into()).spawn(run);
+    let id = create(start);
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-    thread.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+    id.map(|id| Thread { id, over, joined: false })
+}
+
+fn create(start: Box<Start>) -> Result<libc::pthread_t, Errno> {
+    let start = Box::into_raw(start).cast::<c_void>();
+    let (mut attributes, mut id) = (MaybeUninit::<libc::pthread_attr_t>::uninit(), MaybeUninit::uninit());
+    // SAFETY: initialised before it is used, and destroyed after; `entry` takes what `start` points to.
+    let failed = unsafe {
+        libc::pthread_attr_init(attributes.as_mut_ptr());
+        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK_SIZE);
+        let mut failed = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), entry, start);
+        if failed == libc::EINVAL {
+            // The thread-local storage of this program has no room in it: then what the program has for its own.
+            failed = libc::pthread_create(id.as_mut_ptr(), std::ptr::null(), entry, start);
+        }
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        failed
+    };
+    if failed != 0 {
+        // SAFETY: no thread has it.
+        drop(unsafe { Box::from_raw(start.cast::<Start>()) });
+        return Err(Errno::from_raw(failed));
+    }
+    // SAFETY: pthread_create has succeeded.
+    Ok(unsafe { id.assume_init() })
+}
+
+extern "C" fn entry(start: *mut c_void) -> *mut c_void {
+    // SAFETY: from Box::into_raw in `create`, for this thread alone.
+    let Start { name, run, over } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    // SAFETY: reads a string of at most 15 bytes, or the first 15.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    // No unwinding into the C library; who runs something here has caught its panics already.
+    let _ = catch_unwind(AssertUnwindSafe(run));
+    over.store(true, SeqCst);
+    std::ptr::null_mut()
 }
 
 /// While it lives, pthread_cancel(3) waits: it unwinds the thread, which must not happen to code that holds locks and
@@ -47,4 +129,30 @@ fn set_cancel_state(state: libc::c_int) -> libc::c_int {
     // SAFETY: writes one int. It fails for a state that there is not, and changes nothing then.
     unsafe { pthread_setcancelstate(state, &mut before) };
     before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_thread_has_its_name_handles_no_signal_and_can_be_waited_for() {
+        let (tell, told) = channel();
+        let thread = start(c"a name", move || {
+            let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+            tell.send((name, SigSet::thread_get_mask().unwrap())).unwrap();
+        });
+        let (name, mask) = told.recv().unwrap();
+        assert_eq!(name, "a name\n");
+        assert!(mask.contains(nix::sys::signal::SIGTERM) && mask.contains(nix::sys::signal::SIGUSR1));
+        assert!(!SigSet::thread_get_mask().unwrap().contains(nix::sys::signal::SIGTERM));
+        thread.unwrap().join();
+    }
+
+    #[test]
+    fn a_panic_ends_the_thread_and_nothing_else() {
+        let thread = start(c"panics", || std::panic::resume_unwind(Box::new("as expected"))).unwrap();
+        thread.join();
+    }
 }
