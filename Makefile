@@ -169,7 +169,14 @@ deep: examples examples-go python flipctl ## every test, with the long versions 
 	fuzz/run
 	tools/rust_interface
 
-$(C_OUT)/bench_%: benches/c/%.c $(wildcard benches/c/*.h) include/shellflip.h | build
+# What the benchmark's programs are linked with: nothing but the names, and the path of the library instead of its
+# soname. So the loader opens it at once, as it opens an installed one, and does not search along an rpath.
+$(C_OUT)/named/libshellflip.so: include/shellflip.h
+	@mkdir -p $(@D)
+	sed -n 's/^[^ #].*[ *]\(flip_[a-z_]*\)(.*/void \1(void); void \1(void) {}/p' $< | \
+		$(CC) -shared -fPIC -Wl,-soname,$(abspath $(RELEASE))/libshellflip.so.$(MAJOR) -x c - -o $@
+
+$(C_OUT)/bench_%: benches/c/%.c $(wildcard benches/c/*.h) include/shellflip.h $(C_OUT)/named/libshellflip.so | build
 	@mkdir -p $(@D)
 	$(CC) $(WARN) $(CFLAGS) -pthread -Iinclude $< -o $@ $(LINK)
 
@@ -178,11 +185,12 @@ $(C_OUT)/bench_%_without: benches/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(WARN) $(CFLAGS) -DWITHOUT $< -o $@
 
-$(C_OUT)/bench_nothing: LINK := -Wl,--no-as-needed $(LINK)
-
 BENCH_C := $(patsubst benches/c/%.c,$(C_OUT)/bench_%,$(wildcard benches/c/*.c)) \
 	$(C_OUT)/bench_cost_without $(C_OUT)/bench_nothing_without
 BENCH_VENV := $(TARGET)/bench-python
+
+$(BENCH_C): LINK := -L$(C_OUT)/named -lshellflip
+$(C_OUT)/bench_nothing: LINK := -Wl,--no-as-needed -L$(C_OUT)/named -lshellflip
 
 $(BENCH_VENV)/requirements.txt: benches/requirements.txt
 	@tools/setup
