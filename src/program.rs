@@ -127,6 +127,18 @@ impl Program {
     pub fn path(&self) -> CString {
         join(self.directory.as_deref(), &self.executable)
     }
+
+    /// Why it cannot be started, as far as a look at the file tells. The kernel looks at it anyway: this is for who asks
+    /// why that failed.
+    pub fn check(&self) -> Result<()> {
+        let path = self.path();
+        let refused = |errno| Error::system(format!("cannot start {}", path.to_string_lossy()), errno);
+        let (_, is_directory) = process::file_id(&path).map_err(refused)?;
+        if is_directory {
+            return Err(refused(Errno::EISDIR));
+        }
+        process::may_execute(&path).map_err(refused)
+    }
 }
 
 impl Overrides {
@@ -212,7 +224,7 @@ impl Overrides {
         (self.command.as_ref().map(by_path).or_else(original), directory)
     }
 
-    /// The program for an upgrade now. Says what is missing, by name.
+    /// The program for an upgrade now, whose directory can be entered.
     pub fn resolve(&self, startup: &Startup) -> Result<Program> {
         let start = startup.directory.as_deref();
         let directory = match &self.directory {
@@ -249,15 +261,7 @@ impl Overrides {
                 Error::system(format!("cannot start {name}, which is not in PATH ({path})"), Errno::ENOENT)
             })?
         };
-        let program = Program { executable, arguments, directory };
-        let path = program.path();
-        let refused = |errno| Error::system(format!("cannot start {}", path.to_string_lossy()), errno);
-        let (_, is_directory) = process::file_id(&path).map_err(refused)?;
-        if is_directory {
-            return Err(refused(Errno::EISDIR));
-        }
-        process::may_execute(&path).map_err(refused)?;
-        Ok(program)
+        Ok(Program { executable, arguments, directory })
     }
 }
 
@@ -266,11 +270,8 @@ impl Overrides {
 fn enterable(path: CString, start: Option<FileId>) -> Result<Option<CString>> {
     let refused =
         |errno| Error::system(format!("cannot start in directory {}", path.to_string_lossy()), errno);
-    let checked = process::file_id(&path).and_then(|(_, is_directory)| match is_directory {
-        true => process::may_execute(&path),
-        false => Err(Errno::ENOTDIR),
-    });
-    match checked {
+    // One that is no directory is refused by chdir.
+    match process::may_execute(&path) {
         Ok(()) => Ok(Some(path)),
         Err(Errno::EACCES) if start.is_some() && process::file_id(c".").ok().map(|(id, _)| id) == start => {
             Ok(None)

@@ -93,7 +93,7 @@ unsafe impl<F: Send> Send for Prepared<F> {}
 
 impl<F: AsFd> Prepared<F> {
     /// Everything that may fail in a way that is known before the clone.
-    pub fn new(job: Job<F>) -> Result<Prepared<F>> {
+    pub fn new(mut job: Job<F>) -> Result<Prepared<F>> {
         let name = job.program.path().to_string_lossy().into_owned();
         let failed = |errno| Error::system(format!("cannot prepare the start of {name}"), errno);
         let (ops, copies, highest_to) = placement(&job, &name)?;
@@ -115,7 +115,9 @@ impl<F: AsFd> Prepared<F> {
             nonce: &job.nonce,
         };
         let (mut texts, mut buffers, mut slots, mut environment) = (vec![], vec![], vec![], vec![]);
-        for entry in environment::environment(&job.environment, std::process::id(), &handover) {
+        for entry in
+            environment::environment(std::mem::take(&mut job.environment), std::process::id(), &handover)
+        {
             match entry {
                 Entry::Text(text) => {
                     environment.push(text.as_ptr());
@@ -264,10 +266,14 @@ fn explain(program: &Program, step: Step, errno: Errno) -> Error {
             let directory = program.directory.as_deref().unwrap_or_default().to_string_lossy();
             format!("cannot start in directory {directory}")
         }
-        Step::Exec if errno == Errno::ENOENT && process::file_id(&path).is_ok() => {
-            format!("cannot start {name}, whose interpreter or loader is missing")
+        Step::Exec => {
+            if let Err(error) = program.check() {
+                return error;
+            }
+            let missing =
+                if errno == Errno::ENOENT { ", whose interpreter or loader is missing" } else { "" };
+            format!("cannot start {name}{missing}")
         }
-        Step::Exec => format!("cannot start {name}"),
     };
     Error::system(what, errno)
 }

@@ -144,13 +144,18 @@ fn what_is_missing_at_the_upgrade_is_named() {
     let startup = startup(&folder, Some(original.clone()));
     let shown = app.to_str().unwrap();
 
-    let error = Overrides::default().resolve(&startup).unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot start {shown}: no such file or directory (ENOENT)"));
+    let program = Overrides::default().resolve(&startup).unwrap();
+    assert_eq!(program.executable, app);
+    let said = || program.check().unwrap_err().to_string();
+    assert_eq!(said(), format!("cannot start {shown}: no such file or directory (ENOENT)"));
     folder.file("app", 0o644);
-    let error = Overrides::default().resolve(&startup).unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot start {shown}: permission denied (EACCES)"));
+    assert_eq!(said(), format!("cannot start {shown}: permission denied (EACCES)"));
+    std::fs::remove_file(folder.0.join("app")).unwrap();
+    std::fs::create_dir(folder.0.join("app")).unwrap();
+    assert_eq!(said(), format!("cannot start {shown}: is a directory (EISDIR)"));
+    std::fs::remove_dir(folder.0.join("app")).unwrap();
     folder.file("app", 0o755);
-    assert_eq!(Overrides::default().resolve(&startup).unwrap().executable, app);
+    program.check().unwrap();
 
     let mut overrides = Overrides::default();
     overrides.set_directory(c"gone").unwrap();

@@ -39,8 +39,8 @@ pub struct Handover<'a> {
 }
 
 /// The successor's environment; `pid` is this process's own.
-pub fn environment(base: &[CString], pid: u32, handover: &Handover<'_>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = base.iter().filter_map(|entry| passed_on(entry, pid)).collect();
+pub fn environment(base: Vec<CString>, pid: u32, handover: &Handover<'_>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = base.into_iter().filter_map(|entry| passed_on(entry, pid)).collect();
     if handover.descriptors > 0 {
         entries.push(Entry::Pid { before: b"LISTEN_PID=".to_vec(), after: Vec::new() });
         entries.push(text(format!("LISTEN_FDS={}", handover.descriptors).into_bytes()));
@@ -56,10 +56,10 @@ pub fn environment(base: &[CString], pid: u32, handover: &Handover<'_>) -> Vec<E
     entries
 }
 
-fn passed_on(entry: &CString, pid: u32) -> Option<Entry> {
+fn passed_on(entry: CString, pid: u32) -> Option<Entry> {
     let bytes = entry.as_bytes();
     let Some(equals) = bytes.iter().position(|byte| *byte == b'=') else {
-        return Some(Entry::Text(entry.clone()));
+        return Some(Entry::Text(entry));
     };
     let (name, value) = (&bytes[..equals], &bytes[equals + 1..]);
     if RESERVED.contains(&name) {
@@ -79,7 +79,7 @@ fn passed_on(entry: &CString, pid: u32) -> Option<Entry> {
         b"SHELLFLIP_FAULT_NEXT" => return Some(text([b"SHELLFLIP_FAULT=", value].concat())),
         _ => {}
     }
-    Some(Entry::Text(entry.clone()))
+    Some(Entry::Text(entry))
 }
 
 /// From parts without NUL.
@@ -99,7 +99,7 @@ mod tests {
                 format!("{}<pid>{}", String::from_utf8(before).unwrap(), String::from_utf8(after).unwrap())
             }
         };
-        environment(&base, 4711, handover).into_iter().map(show).collect()
+        environment(base, 4711, handover).into_iter().map(show).collect()
     }
 
     const NOTHING: Handover<'static> = Handover { descriptors: 0, names: None, channel: 3, nonce: "n0" };
