@@ -6,6 +6,7 @@ use crate::channel::Keep;
 use crate::config::Config;
 use crate::control::socket::Sockets;
 use crate::drain::CONNECTIONS;
+use crate::duty::Duty;
 use crate::error::{Error, Failure, Result};
 use crate::events::{HostEvent, Kind, QUESTIONS, Queue};
 use crate::fork::{self, NoFork, Private};
@@ -19,7 +20,7 @@ use crate::reply::{self, Pending, reply};
 use crate::signals;
 use crate::startup::{self, Startup};
 use crate::state::State;
-use crate::supervisor::{self, Command, Duty, Supervisor};
+use crate::supervisor::{self, Command, Supervisor};
 use crate::sys::thread::Thread;
 use crate::sys::{fault, fd};
 use crate::trigger::TRIGGER;
@@ -70,7 +71,7 @@ pub(crate) struct Inner {
     pub commands: Sender<Command>,
     pub wake: Private,
     /// Who drives the supervisor.
-    pub duty: Duty,
+    pub duty: Duty<Box<Supervisor>>,
     /// Of the library, to be waited for.
     pub threads: Mutex<Vec<Thread>>,
     only: Mutex<Option<Only>>,
@@ -179,7 +180,7 @@ impl Flip {
             published: Published::default(),
             commands,
             wake,
-            duty: Duty::default(),
+            duty: Duty::new(),
             threads: Mutex::default(),
             only: Mutex::new(Some(only)),
         });
@@ -359,7 +360,7 @@ impl Flip {
             let _ = self.0.commands.send(Command::LeaveReady(id));
             supervisor.assist(None, || pending.is_answered());
         }
-        self.0.duty.give_back(supervisor);
+        supervisor::give_back(&self.0, supervisor);
         pending.take()
     }
 

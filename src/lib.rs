@@ -9,6 +9,7 @@ pub mod channel;
 pub mod config;
 pub mod control;
 mod drain;
+mod duty;
 pub mod error;
 pub mod events;
 pub mod ffi;

@@ -1,5 +1,5 @@
 //! What polls, feeds the state machine and carries out its actions, in order. A thread drives it: one of the library's, which
-//! blocks every signal but the two that the C library needs, or for a moment one of the host's ([`duty`]).
+//! blocks every signal but the two that the C library needs, or for a moment one of the host's ([`crew`]).
 //!
 //! It runs none of the host's code. What it knows of the world is four kinds of descriptor: channels (what the others say), pidfds (that they died), its wake descriptor (what
 //! the host and signals ask, what came of a spawn) and the control socket with its clients (what operators ask). All
@@ -7,9 +7,9 @@
 
 mod actions;
 mod asking;
+mod crew;
 mod deadlines;
 mod draining;
-mod duty;
 mod history;
 mod manager;
 mod operators;
@@ -29,16 +29,15 @@ use crate::log::{self, Level};
 use crate::registry::{self, Frozen, Listed};
 use crate::reply::Reply;
 use crate::signals;
-use crate::sys::{fd, process};
+use crate::sys::fd;
 use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, State, Timer};
 pub(crate) use actions::{outlives, sentence};
+pub(crate) use crew::give_back;
 use crossbeam_channel::Receiver;
 pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
-pub(crate) use duty::Duty;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::unistd::Pid;
 use peers::{Ended, Predecessor, Successor};
 use spawner::{Errand, Spawner};
 use std::collections::BTreeMap;
@@ -105,9 +104,8 @@ pub(crate) struct Supervisor {
     listed: Vec<Listed>,
     /// The predecessor's pid, dead or alive.
     ancestor: Option<u32>,
-    /// When this process started, in clock ticks since boot, and its pidfd; looked up once.
+    /// When this process started, in clock ticks since boot; looked up once.
     start_time: Option<u64>,
-    own_pidfd: Option<OwnedFd>,
     free_caller: Option<Reply<()>>,
     /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
     deaf: Option<bool>,
@@ -189,7 +187,6 @@ pub(crate) fn start(
         listed: Vec::new(),
         ancestor,
         start_time: None,
-        own_pidfd: None,
         free_caller: None,
         deaf: None,
         upgrade_started: now,
@@ -205,11 +202,7 @@ pub(crate) fn start(
     };
     let fresh = supervisor.predecessor.is_some();
     inner.duty.place(Box::new(supervisor), fresh);
-    duty::start_threads(inner, 1).inspect_err(|_| inner.duty.end())
-}
-
-pub(super) fn thread_error(errno: Errno) -> Error {
-    Error::system("cannot start a thread of the library", errno)
+    crew::start_threads(inner, 1).inspect_err(|_| inner.duty.end())
 }
 
 impl Supervisor {
@@ -217,7 +210,7 @@ impl Supervisor {
     fn drive(&mut self) -> Option<Errand> {
         while !self.finished {
             if let Some(errand) = self.spawner.errand() {
-                match duty::start_threads(&self.inner, 2) {
+                match crew::start_threads(&self.inner, 2) {
                     Ok(()) => return Some(errand),
                     Err(error) => errand.fail(&self.inner, error),
                 }
@@ -284,12 +277,9 @@ impl Supervisor {
     /// On a thread of the library: a further one gets its affinity, namespaces and filters, and so those of `flip_init`.
     fn prepare_for_an_upgrade(&mut self) {
         if *self.machine.state() == State::Ready {
-            let _ = duty::start_threads(&self.inner, 2);
+            let _ = crew::start_threads(&self.inner, 2);
             let _ = self.spawner.prepare();
             let _ = self.start_time();
-            if self.own_pidfd.is_none() {
-                let _ = self.own_pidfd();
-            }
         }
     }
 
@@ -299,15 +289,6 @@ impl Supervisor {
             Some(time) => Ok(time),
             None => fd::start_time(std::process::id()).inspect(|time| self.start_time = Some(*time)),
         }
-    }
-
-    /// A copy of this process's pidfd: to copy it costs less than to open one.
-    fn own_pidfd(&mut self) -> std::result::Result<OwnedFd, Errno> {
-        let own = match self.own_pidfd.take() {
-            Some(own) => own,
-            None => process::pidfd_open(Pid::this())?,
-        };
-        fd::dup_cloexec(self.own_pidfd.insert(own).as_fd(), fd::FIRST)
     }
 
     /// Until there is something, a timer is over, or that moment has come.

@@ -16,6 +16,7 @@ use crate::upgrade::{
     Action, Event, Final, PredecessorSays, Shutdown, Stage, State, SuccessorSays, Timer, Why,
 };
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -232,7 +233,7 @@ impl Supervisor {
 
     fn this_process(&mut self) -> Result<Process> {
         let failed = |errno| Error::system("cannot find out about this process", errno);
-        let pidfd = self.own_pidfd().map_err(failed)?;
+        let pidfd = process::pidfd_open(Pid::this()).map_err(failed)?;
         let start = self.start_time().map_err(failed)?;
         Ok(Process { pid: std::process::id(), start, pidfd, generation: None })
     }

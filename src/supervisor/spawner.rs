@@ -1,5 +1,5 @@
 //! Starting the new process: the supervisor's part, and the part of the thread that is held by the kernel until the new
-//! program executes ([`super::duty`] says which one that is).
+//! program executes ([`super::crew`] says which one that is).
 
 use super::PrivateChannel;
 use crate::channel::{Nonce, ToSuccessor};

@@ -15,6 +15,8 @@ macro_rules! thread_local {
 
 #[path = "../../../src/drain.rs"]
 pub mod drain;
+#[path = "../../../src/duty.rs"]
+pub mod duty;
 #[path = "../../../src/handle.rs"]
 pub mod handle;
 #[path = "../../../src/trigger.rs"]
@@ -25,7 +27,24 @@ pub mod sys {
         pub use shuttle::sync::atomic::{
             AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
         };
+        pub use shuttle::sync::{Condvar, Mutex, MutexGuard};
         pub use shuttle::thread::yield_now;
+
+        pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            condvar.wait(guard).unwrap()
+        }
+
+        /// The time may be over after any number of steps of the others.
+        pub fn wait_for<'a, T>(
+            lock: &'a Mutex<T>,
+            _: &Condvar,
+            guard: MutexGuard<'a, T>,
+            _: std::time::Duration,
+        ) -> (MutexGuard<'a, T>, bool) {
+            drop(guard);
+            yield_now();
+            (lock.lock().unwrap(), true)
+        }
 
         pub fn sleep(_: std::time::Duration) {
             yield_now();

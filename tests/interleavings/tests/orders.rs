@@ -1,6 +1,7 @@
 //! The promises of what threads share without a lock, in many thousands of orders of their steps.
 
 use interleavings::drain::Connections;
+use interleavings::duty::Duty;
 use interleavings::flip::Flip;
 use interleavings::handle::{self, Only};
 use interleavings::sys::{fd, sync::AtomicBool, sync::AtomicU32, sync::Ordering::SeqCst};
@@ -23,6 +24,46 @@ fn in_every_order(test: impl Fn() + Send + Sync + Clone + 'static) {
     Runner::new(DfsScheduler::new(Some(orders), false), config.clone()).run(test.clone());
     Runner::new(RandomScheduler::new(orders), config.clone()).run(test.clone());
     Runner::new(PctScheduler::new(3, orders), config).run(test);
+}
+
+/// What is passed on, and how many hold it.
+struct Held(Arc<AtomicU32>);
+
+impl Held {
+    fn alone(&self) {
+        assert_eq!(self.0.fetch_add(1, SeqCst), 0, "two hold it");
+        thread::yield_now();
+        assert_eq!(self.0.fetch_sub(1, SeqCst), 1, "two hold it");
+    }
+}
+
+#[test]
+fn one_thread_at_a_time_has_the_duty_and_all_go_when_it_ends() {
+    in_every_order(|| {
+        let duty = Arc::new(Duty::new());
+        duty.place(Held(Arc::new(AtomicU32::new(0))), true);
+        let turns = Arc::new(AtomicU32::new(0));
+        let threads = [1, 2].map(|_| {
+            let (duty, turns) = (Arc::clone(&duty), Arc::clone(&turns));
+            thread::spawn(move || {
+                while let Some(held) = duty.take() {
+                    held.alone();
+                    match turns.fetch_add(1, SeqCst) {
+                        2.. => duty.end(),
+                        _ => duty.give_back(held),
+                    }
+                }
+            })
+        });
+        // The host's: it may come too late, and what it asks of others meanwhile must not be missed.
+        if let Some(held) = duty.take_fresh() {
+            held.alone();
+            duty.give_back(held);
+        }
+        duty.begin();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(duty.take().is_none() && duty.take_fresh().is_none());
+    });
 }
 
 #[test]
