@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::sys::net::{self, SockAddr};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -103,7 +104,7 @@ fn bind_inet(
     let fd = net::socket(domain, inet_type(protocol)).map_err(|errno| refused(address, errno))?;
     options::before_bind(fd.as_fd(), domain, v6only, address)?;
     net::bind(fd.as_fd(), &local).map_err(|errno| refused(address, errno))?;
-    options::apply_tcp(&trying(address), fd.as_fd(), &address.options)?;
+    options::apply_tcp(trying(address), fd.as_fd(), &address.options)?;
     Ok(fd)
 }
 
@@ -148,12 +149,27 @@ fn unix_type(kind: UnixKind) -> i32 {
     }
 }
 
-/// The beginning of every sentence about a socket that could not be made.
-fn trying(address: &Address) -> String {
-    let what = if address.accepts() { "listen on" } else { "bind" };
-    format!("cannot {what} {}", address.endpoint)
+/// The beginning of every sentence about what could not be done. It is written when there is one.
+#[derive(Clone, Copy)]
+struct Trying<'a> {
+    verb: &'static str,
+    address: &'a Address,
+}
+
+impl fmt::Display for Trying<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} {}", self.verb, self.address.endpoint)
+    }
+}
+
+fn trying(address: &Address) -> Trying<'_> {
+    Trying { verb: if address.accepts() { "listen on" } else { "bind" }, address }
+}
+
+fn changing(address: &Address) -> Trying<'_> {
+    Trying { verb: "change", address }
 }
 
 fn refused(address: &Address, errno: Errno) -> Error {
-    Error::system(trying(address), errno)
+    Error::system(trying(address).to_string(), errno)
 }

@@ -2,7 +2,7 @@
 //! Called by `socket` when it makes one, and by the registry when `flip_ready` has returned 0.
 
 use super::path::{PathOwner, hold_socket, permit};
-use super::trying;
+use super::{Trying, changing, trying};
 use crate::address::{Address, Options};
 use crate::error::{Error, Result};
 use crate::sys::net;
@@ -30,17 +30,17 @@ pub fn before_bind(fd: BorrowedFd<'_>, domain: i32, v6only: Option<bool>, addres
     ];
     for (key, value, level, name) in switches {
         if let Some(on) = value {
-            set(fd, &what, key, level, name, i32::from(on))?;
+            set(fd, what, key, level, name, i32::from(on))?;
         }
     }
     if let Some(device) = device {
-        net::set_device(fd, device).map_err(|errno| refused(&what, "device", errno))?;
+        net::set_device(fd, device).map_err(|errno| refused(what, "device", errno))?;
     }
     Ok(())
 }
 
 /// What TCP takes at any time.
-pub fn apply_tcp(what: &str, fd: BorrowedFd<'_>, options: &Options) -> Result<()> {
+pub(super) fn apply_tcp(what: Trying<'_>, fd: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let all = [
         ("nodelay", options.nodelay.map(i32::from), libc::TCP_NODELAY),
         ("defer", options.defer, libc::TCP_DEFER_ACCEPT),
@@ -58,10 +58,10 @@ pub fn apply_tcp(what: &str, fd: BorrowedFd<'_>, options: &Options) -> Result<()
 /// address does not name stays as it is. The socket is shared: call when `flip_ready` has returned, never before.
 /// `path_owner` knows the inode of its path: one that somebody put in its place is left alone.
 pub fn apply_live(fd: BorrowedFd<'_>, address: &Address, path_owner: Option<&PathOwner>) -> Result<()> {
-    let what = format!("cannot change {}", address.endpoint);
-    apply_tcp(&what, fd, &address.options)?;
+    let what = changing(address);
+    apply_tcp(what, fd, &address.options)?;
     if let Some(backlog) = address.options.backlog {
-        net::listen(fd, backlog).map_err(|errno| refused(&what, "backlog", errno))?;
+        net::listen(fd, backlog).map_err(|errno| refused(what, "backlog", errno))?;
     }
     let Options { mode, owner, .. } = &address.options;
     if let Some(path) = address.path().filter(|_| mode.is_some() || owner.is_some()) {
@@ -75,10 +75,10 @@ pub fn apply_live(fd: BorrowedFd<'_>, address: &Address, path_owner: Option<&Pat
     Ok(())
 }
 
-fn set(fd: BorrowedFd<'_>, what: &str, key: &str, level: i32, name: i32, value: i32) -> Result<()> {
+fn set(fd: BorrowedFd<'_>, what: Trying<'_>, key: &str, level: i32, name: i32, value: i32) -> Result<()> {
     net::set_option(fd, level, name, value).map_err(|errno| refused(what, key, errno))
 }
 
-fn refused(what: &str, key: &str, errno: Errno) -> Error {
+fn refused(what: Trying<'_>, key: &str, errno: Errno) -> Error {
     Error::system(format!("{what}: the option {key} was refused"), errno)
 }

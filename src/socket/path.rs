@@ -23,6 +23,7 @@ use crate::sys::net::{self, SockAddr};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::sys::stat::{FileStat, SFlag};
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ pub struct PathOwner {
 impl PathOwner {
     /// Holds the inode, if it is still there and ours: its number cannot be given to another one meanwhile.
     pub fn hold(&self) -> Option<OwnedFd> {
-        let (held, status) = hold_socket("", &self.path).ok()?;
+        let (held, status) = hold_socket(&"", &self.path).ok()?;
         ((status.st_dev, status.st_ino) == (self.dev, self.ino)).then_some(held)
     }
 
@@ -72,7 +73,7 @@ impl PathOwner {
 
 /// Makes and binds the socket of a path, in place of a stale one.
 pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
-    let what = trying(address);
+    let what = &trying(address);
     let fd = net::socket(libc::AF_UNIX, unix_type(kind)).map_err(|errno| refused(address, errno))?;
     let restricted = address.options.mode.is_some() || address.options.owner.is_some();
     if restricted {
@@ -82,21 +83,21 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
     match net::bind(fd.as_fd(), &local) {
         Err(Errno::EADDRINUSE) => {
             // First without the lock: whoever may not write to the directory shall hear that the address is in use.
-            find_stale(&what, path)?;
-            let _lock = Lock::acquire(&what, path)?;
-            if let Some(stale) = find_stale(&what, path)? {
-                remove(&what, path, &stale)?;
+            find_stale(what, path)?;
+            let _lock = Lock::acquire(what, path)?;
+            if let Some(stale) = find_stale(what, path)? {
+                remove(what, path, &stale)?;
             }
             net::bind(fd.as_fd(), &local)
         }
         other => other,
     }
     .map_err(|errno| refused(address, errno))?;
-    let (held, status) = hold_socket(&what, path)?;
+    let (held, status) = hold_socket(what, path)?;
     let owner = PathOwner { path: path.to_vec(), dev: status.st_dev, ino: status.st_ino };
     if restricted {
         let mode = address.options.mode.unwrap_or_else(default_mode);
-        if let Err(error) = permit(&what, held.as_fd(), address.options.owner.as_ref(), Some(mode)) {
+        if let Err(error) = permit(what, held.as_fd(), address.options.owner.as_ref(), Some(mode)) {
             let _ = owner.unlink_if_ours();
             return Err(error);
         }
@@ -105,9 +106,9 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
 }
 
 /// What is at the path, if that is a socket. `what` begins the sentence of an error, here and below.
-pub fn hold_socket(what: &str, path: &[u8]) -> Result<(OwnedFd, FileStat)> {
-    let held = net::hold(path).map_err(|errno| Error::system(what, errno))?;
-    let status = net::status(held.as_fd()).map_err(|errno| Error::system(what, errno))?;
+pub(super) fn hold_socket(what: &dyn Display, path: &[u8]) -> Result<(OwnedFd, FileStat)> {
+    let held = net::hold(path).map_err(|errno| Error::system(what.to_string(), errno))?;
+    let status = net::status(held.as_fd()).map_err(|errno| Error::system(what.to_string(), errno))?;
     if !is_socket(&status) {
         let kind = kind_of(&status);
         let text = format!("{what}: there is {kind} in its place, which is left alone");
@@ -117,7 +118,12 @@ pub fn hold_socket(what: &str, path: &[u8]) -> Result<(OwnedFd, FileStat)> {
 }
 
 /// First the owner, then the mode: the other way round it would be the old owner who is let in.
-pub fn permit(what: &str, held: BorrowedFd<'_>, owner: Option<&Owner>, mode: Option<u32>) -> Result<()> {
+pub(super) fn permit(
+    what: &dyn Display,
+    held: BorrowedFd<'_>,
+    owner: Option<&Owner>,
+    mode: Option<u32>,
+) -> Result<()> {
     if let Some(Owner { user, group }) = owner {
         let user = user.as_deref().map(|name| lookup(what, "user", name, net::user_id)).transpose()?;
         let group = group.as_deref().map(|name| lookup(what, "group", name, net::group_id)).transpose()?;
@@ -132,7 +138,7 @@ pub fn permit(what: &str, held: BorrowedFd<'_>, owner: Option<&Owner>, mode: Opt
 }
 
 fn lookup<Id: From<u32>>(
-    what: &str,
+    what: &dyn Display,
     kind: &str,
     name: &[u8],
     find: fn(&str) -> net::Result<Option<Id>>,
@@ -162,17 +168,20 @@ struct Stale {
 }
 
 /// The dead socket at the path, `None` if the path is gone; an error if it is in use or no socket.
-fn find_stale(what: &str, path: &[u8]) -> Result<Option<Stale>> {
+fn find_stale(what: &dyn Display, path: &[u8]) -> Result<Option<Stale>> {
     let (held, status) = match hold_socket(what, path) {
         Err(error) if error.errno() == Errno::ENOENT => return Ok(None),
         other => other?,
     };
-    let probe = net::socket(libc::AF_UNIX, libc::SOCK_DGRAM).map_err(|errno| Error::system(what, errno))?;
+    let probe = net::socket(libc::AF_UNIX, libc::SOCK_DGRAM)
+        .map_err(|errno| Error::system(what.to_string(), errno))?;
     match net::connect(probe.as_fd(), &SockAddr::UnixPath(path.to_vec())) {
         Err(Errno::ECONNREFUSED) => Ok(Some(Stale { _held: held, status })),
         Err(Errno::ENOENT) => Ok(None),
         // EPERM: a datagram socket that talks to one peer only.
-        Ok(()) | Err(Errno::EPROTOTYPE | Errno::EPERM) => Err(Error::system(what, Errno::EADDRINUSE)),
+        Ok(()) | Err(Errno::EPROTOTYPE | Errno::EPERM) => {
+            Err(Error::system(what.to_string(), Errno::EADDRINUSE))
+        }
         Err(errno) => {
             let why = explain(errno);
             let text = format!("{what}: the socket there may be in use, asking it gave: {why}");
@@ -182,12 +191,12 @@ fn find_stale(what: &str, path: &[u8]) -> Result<Option<Stale>> {
 }
 
 /// Unlinks the path if it still leads to the dead socket. The caller holds the lock.
-fn remove(what: &str, path: &[u8], stale: &Stale) -> Result<()> {
+fn remove(what: &dyn Display, path: &[u8], stale: &Stale) -> Result<()> {
     match net::path_status(path) {
         Ok(now) if (now.st_dev, now.st_ino) == (stale.status.st_dev, stale.status.st_ino) => {}
-        Ok(_) => return Err(Error::system(what, Errno::EADDRINUSE)),
+        Ok(_) => return Err(Error::system(what.to_string(), Errno::EADDRINUSE)),
         Err(Errno::ENOENT) => return Ok(()),
-        Err(errno) => return Err(Error::system(what, errno)),
+        Err(errno) => return Err(Error::system(what.to_string(), errno)),
     }
     match net::unlink(path) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -218,7 +227,7 @@ pub struct Lock {
 
 impl Lock {
     /// Waits for the lock beside `socket`, but not for long.
-    pub fn acquire(what: &str, socket: &[u8]) -> Result<Lock> {
+    pub(super) fn acquire(what: &dyn Display, socket: &[u8]) -> Result<Lock> {
         let path = [socket, b".lock"].concat();
         let failed = |errno| Error::system(format!("{what}: cannot take the lock {}", quote(&path)), errno);
         let deadline = Instant::now() + LOCK_TIMEOUT;

@@ -141,7 +141,7 @@ fn two_never_hold_one_lock_although_its_file_comes_and_goes() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    let lock = path::Lock::acquire("cannot test", &path).unwrap();
+                    let lock = path::Lock::acquire(&"cannot test", &path).unwrap();
                     assert!(!inside.swap(true, Ordering::SeqCst), "two inside");
                     std::thread::sleep(std::time::Duration::from_micros(300)); // Long enough to be caught inside.
                     inside.store(false, Ordering::SeqCst);
