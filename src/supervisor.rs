@@ -216,9 +216,10 @@ impl Supervisor {
                 }
             }
             self.guarded(|own| {
+                // Before the first wait too: a thread of the host's may have come as far as that.
+                own.prepare_for_an_upgrade();
                 own.wait(None);
                 own.look();
-                own.prepare_for_an_upgrade();
             });
         }
         None
