@@ -38,14 +38,28 @@ fn guarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int 
     unguarded(name, body)
 }
 
-/// The same for what is called for every connection and makes no system call, so that nothing could cancel it.
+/// Whether nothing is in the way of what is called for every connection, which cannot panic, and cannot be cancelled
+/// since it makes no system call. It enters nothing: that would make all threads write to one place.
 #[inline(always)]
-pub fn call_brief(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
-    unguarded(name, body)
+pub fn is_as_usual(flip: *const flip_t) -> bool {
+    !cfg!(feature = "faults") && is_handle(flip) && handle::is_usable()
 }
 
-#[inline(always)]
-fn unguarded(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+/// The same call where something may be.
+#[cold]
+#[inline(never)]
+pub fn call_unusual(name: &str, flip: *const flip_t, body: fn()) -> c_int {
+    unguarded(name, &mut || {
+        check(flip)?;
+        if !handle::is_initialised() {
+            return Err(Error::Freed);
+        }
+        body();
+        Ok(0)
+    })
+}
+
+fn unguarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int {
     if let Some(what) = handle::poisoned() {
         return fail(&Error::Poisoned(what.into()));
     }
@@ -152,6 +166,7 @@ pub fn check(flip: *const flip_t) -> Result<(), Error> {
 }
 
 /// Async-signal-safe.
+#[inline(always)]
 pub fn is_handle(flip: *const flip_t) -> bool {
     flip == the_handle().cast_const()
 }

@@ -1,9 +1,7 @@
 //! Connections, and the end of them. All of it works in a forked child, on the child's own count.
 
-use super::boundary::{call, call_brief, check, deadline, descriptor, enter, flip_t};
-use crate::error::Error;
+use super::boundary::{call, call_unusual, deadline, descriptor, enter, flip_t, is_as_usual};
 use crate::flip::Flip;
-use crate::handle;
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
@@ -37,11 +35,11 @@ pub unsafe extern "C" fn flip_accept(flip: *mut flip_t, listener: c_int, timeout
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
-    call_brief("flip_conn_begin", || {
-        live(flip)?;
+    if is_as_usual(flip) {
         Flip::conn_begin();
-        Ok(0)
-    })
+        return 0;
+    }
+    call_unusual("flip_conn_begin", flip, Flip::conn_begin)
 }
 
 /// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or
@@ -52,11 +50,11 @@ pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_end(flip: *mut flip_t) -> c_int {
-    call_brief("flip_conn_end", || {
-        live(flip)?;
+    if is_as_usual(flip) {
         Flip::conn_end();
-        Ok(0)
-    })
+        return 0;
+    }
+    call_unusual("flip_conn_end", flip, Flip::conn_end)
 }
 
 /// How many connections are open, or -EINVAL, -EBADF.
@@ -95,10 +93,4 @@ pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_drained_fd(flip: *mut flip_t) -> c_int {
     call("flip_drained_fd", || Ok(enter(flip)?.drained_fd()?.as_raw_fd()))
-}
-
-/// Entering would make all threads write to one place.
-fn live(flip: *const flip_t) -> crate::error::Result<()> {
-    check(flip)?;
-    if handle::is_initialised() { Ok(()) } else { Err(Error::Freed) }
 }
