@@ -10,6 +10,7 @@ mod asking;
 mod deadlines;
 mod draining;
 mod history;
+mod json;
 mod manager;
 mod operators;
 mod peers;
@@ -33,12 +34,12 @@ use crate::systemd::{Systemd, Unit};
 use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, State, Timer};
 pub(crate) use actions::{outlives, sentence};
 use crossbeam_channel::Receiver;
+use deadlines::Timers;
 pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};
 use spawner::Spawner;
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -89,7 +90,7 @@ pub(super) struct Supervisor {
     /// Successors that are not watched any more; reaped if they end as our children.
     lingering: Vec<OwnedFd>,
     spawner: Spawner,
-    timers: BTreeMap<Timer, Instant>,
+    timers: Timers,
     ready_callers: Vec<(usize, Reply<Result<()>>)>,
     /// Who asked for the upgrade under way.
     upgrade_caller: Option<Asker>,
@@ -176,7 +177,7 @@ pub(crate) fn start(
         drainers,
         lingering: Vec::new(),
         spawner: Spawner::new(unit.direct && heard),
-        timers: BTreeMap::new(),
+        timers: Timers::default(),
         ready_callers: Vec::new(),
         upgrade_caller: None,
         asking: None,
@@ -364,7 +365,7 @@ impl Supervisor {
 
     fn set_timers(&mut self) {
         let wanted = self.machine.timers();
-        self.timers.retain(|timer, _| wanted.contains(timer));
+        self.timers.keep(|timer| wanted.contains(&timer));
         for timer in wanted {
             let at = match timer {
                 Timer::Upgrade => self.upgrade_deadline,
@@ -376,15 +377,13 @@ impl Supervisor {
                 Timer::Kill => Instant::now() + deadlines::KILL,
                 Timer::Probation => Instant::now() + self.inner.config.probation.unwrap_or_default(),
             };
-            self.timers.entry(timer).or_insert(at);
+            self.timers.start(timer, at);
         }
     }
 
     fn expire(&mut self) {
         let now = Instant::now();
-        while let Some((timer, _)) = self.timers.iter().find(|(_, at)| **at <= now) {
-            let timer = *timer;
-            self.timers.remove(&timer);
+        while let Some(timer) = self.timers.take_ended(now) {
             if let (Timer::Upgrade, Some(successor)) = (timer, &self.successor) {
                 self.deaf.get_or_insert(successor.deaf());
             }
@@ -426,7 +425,7 @@ impl Supervisor {
                 Some(Ended::Said(says)) => {
                     if let crate::upgrade::PredecessorSays::Extend = says {
                         self.commit_deadline = predecessor.commit_deadline.unwrap_or(self.commit_deadline);
-                        self.timers.remove(&Timer::Commit);
+                        self.timers.stop(Timer::Commit);
                     }
                     if let Some(state) = predecessor.state.take() {
                         self.inner.state.arrived(state);

@@ -55,7 +55,7 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
     let mut out = Writer::default();
     for entry in table {
         check(entry)?;
-        if !names.insert(&entry.name) {
+        if !names.insert(&*entry.name) {
             return Err(format!("two descriptors are named {}", entry.name.escape_ascii()));
         }
         out.nested(ENTRY, |entry_out| {
@@ -156,7 +156,7 @@ pub fn in_entry(index: usize, wrong: &str) -> String {
 /// A name twice could not be claimed twice.
 pub fn check_unique(table: &[TableEntry]) -> Parsed<()> {
     let mut names = HashSet::new();
-    match table.iter().find(|entry| !names.insert(&entry.name)) {
+    match table.iter().find(|entry| !names.insert(&*entry.name)) {
         None => Ok(()),
         Some(entry) => Err(format!("it names two descriptors {}", entry.name.escape_ascii())),
     }

@@ -21,9 +21,7 @@ use crate::address::{Address, Owner, UnixKind, quote};
 use crate::error::{Error, Result, explain};
 use crate::sys::net::{self, SockAddr};
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use nix::sys::stat::{FileStat, SFlag};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -213,7 +211,7 @@ fn kind_of(status: &FileStat) -> &'static str {
 /// so nothing is left behind unless its holder was killed or the kernel refused it; such a leftover is free.
 pub struct Lock {
     path: Vec<u8>,
-    _file: Flock<File>,
+    _file: net::Locked,
 }
 
 impl Lock {
@@ -231,8 +229,8 @@ impl Lock {
                         return Ok(Lock { path, _file: file });
                     }
                 }
-                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(LOCK_POLL),
-                Err((_, errno)) => return Err(failed(errno)),
+                Err(Errno::EWOULDBLOCK | Errno::EINTR) => std::thread::sleep(LOCK_POLL),
+                Err(errno) => return Err(failed(errno)),
             }
             if Instant::now() >= deadline {
                 let path = quote(&path);

@@ -3,14 +3,14 @@
 
 use super::fault;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, lstat};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// What these calls return.
@@ -230,12 +230,29 @@ pub fn open_lock(path: &[u8]) -> Result<File> {
     nix::fcntl::open(path, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
 }
 
-/// Takes the lock if it is free, else gives the file back with EWOULDBLOCK.
-pub fn try_lock(file: File) -> std::result::Result<Flock<File>, (File, Errno)> {
-    match fault::at("flock") {
-        Ok(()) => Flock::lock(file, FlockArg::LockExclusiveNonblock),
-        Err(errno) => Err((file, errno)),
+/// A file with the lock of flock(2). Not nix's, which panics where the lock cannot be given back.
+pub struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Said, although closing says so too: a forked child may have the file open.
+        // SAFETY: the descriptor is open.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
     }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Takes the lock if it is free, else EWOULDBLOCK.
+pub fn try_lock(file: File) -> Result<Locked> {
+    fault::at("flock")?;
+    // SAFETY: the descriptor is open.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
+    Ok(Locked(file))
 }
 
 /// The id of a user, `None` if there is no such one.
