@@ -45,8 +45,8 @@ setup: ## install, or name, what build and tests need
 # One after the other: built together with a Rust library, the shared one keeps what only Rust programs could call.
 build: ## the release library, shared and static
 	@tools/setup
-	cargo rustc --release --package libshellflip --crate-type cdylib
-	cargo rustc --release --package libshellflip --crate-type staticlib
+	cargo rustc --release --package libshellflip --crate-type cdylib -- -C force-frame-pointers=yes
+	cargo rustc --release --package libshellflip --crate-type staticlib -- -C force-frame-pointers=yes
 	ln -sf libshellflip.so $(RELEASE)/libshellflip.so.$(MAJOR)
 
 flipctl: ## the operator's tool, its manual page and completions, in target/tool

@@ -73,7 +73,7 @@ impl Drop for Owner {
 }
 
 /// The shard of this thread: its own one, or [`SHARED`] and more.
-#[inline]
+#[inline(always)]
 fn shard() -> usize {
     match SHARD.try_with(Cell::get) {
         Ok(UNKNOWN) => choose_shard(),
@@ -137,20 +137,20 @@ impl<const SHARDS: usize> Connections<SHARDS> {
         }
     }
 
-    /// One more.
-    #[inline]
+    /// One more. Built for size like everything, these would be a call in a call: they are all that counting costs.
+    #[inline(always)]
     pub fn begin(&self) {
         self.begin_by(|begun, more| begun.store(more, Release));
     }
 
     /// One more, and only then what this thread looks at next: whoever does not count it has done before what that
     /// shows.
-    #[inline]
+    #[inline(always)]
     pub fn begin_before_a_look(&self) {
         self.begin_by(|begun, more| _ = begun.swap(more, SeqCst));
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin_by(&self, store: impl FnOnce(&AtomicU64, u64)) {
         let number = shard();
         let shard = &self.shards[number % SHARDS];
@@ -163,7 +163,7 @@ impl<const SHARDS: usize> Connections<SHARDS> {
     }
 
     /// One less.
-    #[inline]
+    #[inline(always)]
     pub fn end(&self) {
         self.shards[shard() % SHARDS].ended.fetch_add(1, SeqCst);
         if self.draining.load(SeqCst) && self.count() == 0 {

@@ -218,14 +218,16 @@ impl Error {
 }
 
 /// `permission denied (EACCES)`: what an errno means, and its name for the search engine.
+#[cold]
 pub fn explain(errno: Errno) -> String {
-    let text = errno.desc();
-    let mut chars = text.chars();
-    let lower: String = match (chars.next(), chars.clone().next()) {
-        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(chars).collect(),
-        _ => text.to_string(),
-    };
-    format!("{lower} ({errno:?})")
+    let mut text = errno.desc().to_string();
+    // "I/O error" keeps its capital. ASCII, since the tables of Unicode's letters have 13 KB and none of these texts needs one.
+    if let [_, second, ..] = text.as_bytes()
+        && second.is_ascii_lowercase()
+    {
+        text[..1].make_ascii_lowercase();
+    }
+    format!("{text} ({errno:?})")
 }
 
 #[cfg(test)]

@@ -646,11 +646,13 @@ impl Flip {
     }
 
     /// Counts a connection that was accepted elsewhere.
+    #[inline(always)]
     pub fn conn_begin() {
         CONNECTIONS.begin();
     }
 
     /// The end of a connection.
+    #[inline(always)]
     pub fn conn_end() {
         CONNECTIONS.end();
     }

@@ -50,7 +50,7 @@ impl NoFork {
     /// Lists a descriptor that was just made.
     pub fn private<T: AsFd>(&self, it: T) -> Private<T> {
         let raw = it.as_fd().as_raw_fd();
-        let slot = SLOTS.iter().position(|slot| slot.compare_exchange(NONE, raw, SeqCst, SeqCst).is_ok());
+        let slot = SLOTS.iter().find(|slot| slot.compare_exchange(NONE, raw, SeqCst, SeqCst).is_ok());
         Private { it: ManuallyDrop::new(it), slot }
     }
 }
@@ -66,7 +66,7 @@ impl Drop for NoFork {
 pub struct Private<T: AsFd = OwnedFd> {
     it: ManuallyDrop<T>,
     /// Its place in the list; none when the list was full (then children keep it, which costs them latency only).
-    slot: Option<usize>,
+    slot: Option<&'static AtomicI32>,
 }
 
 impl<T: AsFd> Deref for Private<T> {
@@ -86,7 +86,7 @@ impl<T: AsFd> AsFd for Private<T> {
 impl<T: AsFd> Drop for Private<T> {
     fn drop(&mut self) {
         let _no_fork = NoFork::hold();
-        let listed = self.slot.map(|slot| SLOTS[slot].swap(NONE, SeqCst));
+        let listed = self.slot.map(|slot| slot.swap(NONE, SeqCst));
         // Closed by the child handler when it is gone from the list; the number may be the host's by now.
         if listed != Some(NONE) {
             // SAFETY: dropped here and nowhere else.

@@ -75,9 +75,16 @@ pub fn is_taken() -> bool {
     TAKEN.load(SeqCst)
 }
 
-/// Whether there is a handle to enter: all that counting a connection has to know.
+/// Whether there is a handle to enter.
+#[inline(always)]
 pub fn is_initialised() -> bool {
     !CURRENT.load(SeqCst).is_null()
+}
+
+/// Whether a call would find nothing in its way: all that counting a connection has to know.
+#[inline(always)]
+pub fn is_usable() -> bool {
+    POISON.get().is_none() && is_initialised()
 }
 
 /// The handle is there for calls from now on.

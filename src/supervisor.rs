@@ -11,6 +11,7 @@ mod crew;
 mod deadlines;
 mod draining;
 mod history;
+mod json;
 mod manager;
 mod operators;
 mod peers;
@@ -35,12 +36,12 @@ use crate::upgrade::{Action, Event, Machine, Origin, Question, Request, Setup, S
 pub(crate) use actions::{outlives, sentence};
 pub(crate) use crew::give_back;
 use crossbeam_channel::Receiver;
+use deadlines::Timers;
 pub(crate) use deadlines::{barrier as barrier_limit, extension as extension_interval};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};
 use spawner::{Errand, Spawner};
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,7 +91,7 @@ pub(crate) struct Supervisor {
     /// Successors that are not watched any more; reaped if they end as our children.
     lingering: Vec<OwnedFd>,
     spawner: Spawner,
-    timers: BTreeMap<Timer, Instant>,
+    timers: Timers,
     ready_callers: Vec<(usize, Reply<Result<()>>)>,
     /// Who asked for the upgrade under way.
     upgrade_caller: Option<Asker>,
@@ -177,7 +178,7 @@ pub(crate) fn start(
         drainers,
         lingering: Vec::new(),
         spawner: Spawner::new(unit.direct && heard),
-        timers: BTreeMap::new(),
+        timers: Timers::default(),
         ready_callers: Vec::new(),
         upgrade_caller: None,
         asking: None,
@@ -396,7 +397,7 @@ impl Supervisor {
 
     fn set_timers(&mut self) {
         let wanted = self.machine.timers();
-        self.timers.retain(|timer, _| wanted.contains(timer));
+        self.timers.keep(|timer| wanted.contains(&timer));
         for timer in wanted {
             let at = match timer {
                 Timer::Upgrade => self.upgrade_deadline,
@@ -408,15 +409,13 @@ impl Supervisor {
                 Timer::Kill => Instant::now() + deadlines::KILL,
                 Timer::Probation => Instant::now() + self.inner.config.probation.unwrap_or_default(),
             };
-            self.timers.entry(timer).or_insert(at);
+            self.timers.start(timer, at);
         }
     }
 
     fn expire(&mut self) {
         let now = Instant::now();
-        while let Some((timer, _)) = self.timers.iter().find(|(_, at)| **at <= now) {
-            let timer = *timer;
-            self.timers.remove(&timer);
+        while let Some(timer) = self.timers.take_ended(now) {
             if let (Timer::Upgrade, Some(successor)) = (timer, &self.successor) {
                 self.deaf.get_or_insert(successor.deaf());
             }
@@ -458,7 +457,7 @@ impl Supervisor {
                 Some(Ended::Said(says)) => {
                     if let crate::upgrade::PredecessorSays::Extend = says {
                         self.commit_deadline = predecessor.commit_deadline.unwrap_or(self.commit_deadline);
-                        self.timers.remove(&Timer::Commit);
+                        self.timers.stop(Timer::Commit);
                     }
                     if let Some(state) = predecessor.state.take() {
                         self.inner.state.arrived(state);

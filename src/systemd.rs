@@ -245,9 +245,15 @@ impl Systemd {
     pub fn take_back(&mut self) {
         self.voice = Voice::Speaks;
         self.announcement = None;
-        self.waiting.retain(|datagram| !datagram.announces);
+        self.drop_announcement();
         if std::mem::take(&mut self.announced) {
             self.say(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+        }
+    }
+
+    fn drop_announcement(&mut self) {
+        while let Some(index) = self.waiting.iter().position(|datagram| datagram.announces) {
+            self.waiting.remove(index);
         }
     }
 
@@ -264,7 +270,7 @@ impl Systemd {
             return;
         }
         self.announcement = None;
-        self.waiting.retain(|datagram| !datagram.announces);
+        self.drop_announcement();
         let status = match connections {
             0 => "Stopping.".to_string(),
             1 => "Stopping: 1 connection is open.".to_string(),

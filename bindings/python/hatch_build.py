@@ -77,7 +77,7 @@ def built() -> pathlib.Path:
     if cargo is None:
         raise FileNotFoundError("cargo is needed to build libshellflip: https://rustup.rs")
     command = [cargo, "rustc", "--release", "--package", "libshellflip", "--crate-type", "cdylib"]
-    command += ["--message-format=json-render-diagnostics"]
+    command += ["--message-format=json-render-diagnostics", "--", "-C", "force-frame-pointers=yes"]
     done = subprocess.run(command, cwd=core(), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"cargo build failed with status {done.returncode}; its messages are above")

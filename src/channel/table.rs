@@ -153,7 +153,7 @@ pub fn in_entry(index: usize, wrong: &str) -> String {
 /// A name twice could not be claimed twice.
 pub fn check_unique(table: &[TableEntry]) -> Parsed<()> {
     let mut names = HashSet::with_capacity(table.len());
-    match table.iter().find(|entry| !names.insert(&entry.name)) {
+    match table.iter().find(|entry| !names.insert(&*entry.name)) {
         None => Ok(()),
         Some(entry) => Err(format!("it names two descriptors {}", entry.name.escape_ascii())),
     }

@@ -130,15 +130,23 @@ impl<'a> Field<'a> {
 
 /// Keeps the value of a field that may come once.
 pub fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Parsed<()> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(format!("it has more than one {name}")),
-    }
+    if slot.replace(value).is_some() { Err(more_than_one(name)) } else { Ok(()) }
+}
+
+// Not in each of the two functions that there are for every kind of value.
+#[cold]
+fn more_than_one(name: &str) -> String {
+    format!("it has more than one {name}")
 }
 
 /// The value of a field that has to come.
 pub fn required<T>(slot: Option<T>, name: &str) -> Parsed<T> {
-    slot.ok_or_else(|| format!("it has no {name}"))
+    slot.ok_or_else(|| missing(name))
+}
+
+#[cold]
+fn missing(name: &str) -> String {
+    format!("it has no {name}")
 }
 
 /// A record, or a part of one, while it is written.

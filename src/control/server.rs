@@ -11,7 +11,7 @@ use crate::address::{Endpoint, UnixName};
 use crate::error::explain;
 use crate::fork::NoFork;
 use crate::log::{self, Level};
-use crate::sys::{accept, net};
+use crate::sys::{accept, file, net};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -219,6 +219,6 @@ impl Server {
 
 /// The user id that the kernel shows for users whom this namespace does not know.
 fn overflow_uid() -> u32 {
-    let id = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
-    id.and_then(|id| id.trim().parse().ok()).unwrap_or(65534)
+    let id = file::read_proc(c"/proc/sys/kernel/overflowuid").unwrap_or_default();
+    std::str::from_utf8(id.trim_ascii()).ok().and_then(|id| id.parse().ok()).unwrap_or(65534)
 }

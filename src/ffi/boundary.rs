@@ -2,6 +2,7 @@
 //! a line for `flip_last_error`, and after a caught panic every further call says that the handle is unusable.
 
 use crate::error::{Error, Failure};
+use crate::flip::Flip;
 use crate::handle::{self, Entered};
 use crate::sys::fault;
 use crate::sys::thread::NotCancelled;
@@ -25,34 +26,89 @@ thread_local! {
     static LAST_FAILURE: Cell<Failure> = const { Cell::new(Failure::None) };
 }
 
+/// What one C function does. A trait of its own, since the table of `dyn FnMut` has three ways to call where one is
+/// enough, for each of sixty functions.
+trait Body {
+    fn run(&mut self) -> Result<c_int, Error>;
+}
+
+impl<F: FnMut() -> Result<c_int, Error>> Body for F {
+    fn run(&mut self) -> Result<c_int, Error> {
+        self()
+    }
+}
+
+/// The same for one of the handle.
+trait BodyOn {
+    fn run_on(&self, flip: &Flip) -> Result<c_int, Error>;
+}
+
+impl<F: Fn(&Flip) -> Result<c_int, Error>> BodyOn for F {
+    fn run_on(&self, flip: &Flip) -> Result<c_int, Error> {
+        self(flip)
+    }
+}
+
 /// Runs one C function. `name` is its fault point.
-pub fn call(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
-    let mut body = Some(body);
+pub fn call(name: &str, mut body: impl FnMut() -> Result<c_int, Error>) -> c_int {
     // All that is the same for every function is there once.
-    guarded(name, &mut || body.take().map_or(Ok(0), |body| body()))
+    guarded(name, &mut body)
 }
 
 #[inline(never)]
-fn guarded(name: &str, body: &mut dyn FnMut() -> Result<c_int, Error>) -> c_int {
+fn guarded(name: &str, body: &mut dyn Body) -> c_int {
     let _not_cancelled = NotCancelled::begin();
     unguarded(name, body)
 }
 
-/// The same for what is called for every connection and sees itself to it that nothing cancels it, where it has
-/// cancellation points at all.
-#[inline(always)]
-pub fn call_brief(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
-    unguarded(name, body)
+/// Runs one on the handle that sees itself to it that nothing cancels it.
+pub fn call_uncancelled(
+    name: &str,
+    flip: *const flip_t,
+    body: impl Fn(&Flip) -> Result<c_int, Error>,
+) -> c_int {
+    unguarded(name, &mut || body(&*enter(flip)?))
 }
 
+/// Runs one C function of the handle.
+pub fn call_on(name: &str, flip: *const flip_t, body: impl Fn(&Flip) -> Result<c_int, Error>) -> c_int {
+    entered(name, flip, &body)
+}
+
+/// To enter and to leave is there once, too.
+#[inline(never)]
+fn entered(name: &str, flip: *const flip_t, body: &dyn BodyOn) -> c_int {
+    guarded(name, &mut || body.run_on(&*enter(flip)?))
+}
+
+/// Whether nothing is in the way of what is called for every connection, which cannot panic, and cannot be cancelled
+/// since it makes no system call. It enters nothing: that would make all threads write to one place.
 #[inline(always)]
-fn unguarded(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+pub fn is_as_usual(flip: *const flip_t) -> bool {
+    !cfg!(feature = "faults") && is_handle(flip) && handle::is_usable()
+}
+
+/// The same call where something may be.
+#[cold]
+#[inline(never)]
+pub fn call_unusual(name: &str, flip: *const flip_t, body: fn()) -> c_int {
+    unguarded(name, &mut || {
+        check(flip)?;
+        if !handle::is_initialised() {
+            return Err(Error::Freed);
+        }
+        body();
+        Ok(0)
+    })
+}
+
+fn unguarded(name: &str, body: &mut dyn Body) -> c_int {
     if let Some(what) = handle::poisoned() {
         return fail(&Error::Poisoned(what.into()));
     }
     let result = catch_unwind(AssertUnwindSafe(|| {
         fault::at(name).map_err(|errno| Error::system(name, errno))?;
-        body()
+        body.run()
     }));
     match result {
         Ok(Ok(value)) => value,
@@ -87,7 +143,7 @@ pub fn call_in_handler(name: &str, body: impl FnOnce() -> Result<(), Errno>) -> 
 }
 
 /// The same for functions that return something else than a number, `otherwise` when they fail.
-pub fn call_for<T>(name: &str, otherwise: T, body: impl FnOnce() -> Result<T, Error>) -> T {
+pub fn call_for<T>(name: &str, otherwise: T, mut body: impl FnMut() -> Result<T, Error>) -> T {
     let mut value = None;
     call(name, || {
         value = Some(body()?);
@@ -119,7 +175,7 @@ fn fail(error: &Error) -> c_int {
 }
 
 /// Runs a function whose failure `flip_last_failure` tells.
-pub fn call_for_upgrade(name: &str, body: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+pub fn call_for_upgrade(name: &str, mut body: impl FnMut() -> Result<c_int, Error>) -> c_int {
     let note = |failure| _ = LAST_FAILURE.try_with(|last| last.set(failure));
     note(Failure::None);
     call(name, || body().inspect_err(|error| note(error.failure())))
@@ -153,6 +209,7 @@ pub fn check(flip: *const flip_t) -> Result<(), Error> {
 }
 
 /// Async-signal-safe.
+#[inline(always)]
 pub fn is_handle(flip: *const flip_t) -> bool {
     flip == the_handle().cast_const()
 }

@@ -1,9 +1,7 @@
 //! Connections, and the end of them. All of it works in a forked child, on the child's own count.
 
-use super::boundary::{call, call_brief, check, deadline, descriptor, enter, flip_t};
-use crate::error::Error;
+use super::boundary::{call_on, call_uncancelled, call_unusual, deadline, descriptor, flip_t, is_as_usual};
 use crate::flip::Flip;
-use crate::handle;
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
@@ -22,8 +20,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 /// - `listener` is not closed during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_accept(flip: *mut flip_t, listener: c_int, timeout_ms: c_int) -> c_int {
-    call_brief("flip_accept", || {
-        let flip = enter(flip)?;
+    call_uncancelled("flip_accept", flip, |flip| {
         // SAFETY: as promised by the caller.
         let listener = unsafe { descriptor(listener) }?;
         flip.accept(listener, deadline(timeout_ms)?).map(IntoRawFd::into_raw_fd)
@@ -37,11 +34,11 @@ pub unsafe extern "C" fn flip_accept(flip: *mut flip_t, listener: c_int, timeout
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
-    call_brief("flip_conn_begin", || {
-        live(flip)?;
+    if is_as_usual(flip) {
         Flip::conn_begin();
-        Ok(0)
-    })
+        return 0;
+    }
+    call_unusual("flip_conn_begin", flip, Flip::conn_begin)
 }
 
 /// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or
@@ -52,11 +49,11 @@ pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_end(flip: *mut flip_t) -> c_int {
-    call_brief("flip_conn_end", || {
-        live(flip)?;
+    if is_as_usual(flip) {
         Flip::conn_end();
-        Ok(0)
-    })
+        return 0;
+    }
+    call_unusual("flip_conn_end", flip, Flip::conn_end)
 }
 
 /// How many connections are open, or -EINVAL, -EBADF.
@@ -66,7 +63,7 @@ pub unsafe extern "C" fn flip_conn_end(flip: *mut flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_conn_count(flip: *const flip_t) -> c_int {
-    call("flip_conn_count", || Ok(c_int::try_from(enter(flip)?.conn_count()).unwrap_or(c_int::MAX)))
+    call_on("flip_conn_count", flip, |flip| Ok(c_int::try_from(flip.conn_count()).unwrap_or(c_int::MAX)))
 }
 
 /// Waits until no connection is open: 0. Never -EINTR.
@@ -79,10 +76,7 @@ pub unsafe extern "C" fn flip_conn_count(flip: *const flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
-    call("flip_drain", || {
-        let flip = enter(flip)?;
-        flip.drain(deadline(timeout_ms)?).map(|()| 0)
-    })
+    call_on("flip_drain", flip, |flip| flip.drain(deadline(timeout_ms)?).map(|()| 0))
 }
 
 /// A descriptor for poll, epoll or an event loop: readable from when `flip_drain` would return, for ever: a connection
@@ -95,11 +89,5 @@ pub unsafe extern "C" fn flip_drain(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_drained_fd(flip: *mut flip_t) -> c_int {
-    call("flip_drained_fd", || Ok(enter(flip)?.drained_fd()?.as_raw_fd()))
-}
-
-/// Entering would make all threads write to one place.
-fn live(flip: *const flip_t) -> crate::error::Result<()> {
-    check(flip)?;
-    if handle::is_initialised() { Ok(()) } else { Err(Error::Freed) }
+    call_on("flip_drained_fd", flip, |flip| Ok(flip.drained_fd()?.as_raw_fd()))
 }

@@ -1,6 +1,6 @@
 //! Telling about oneself, and asking others: status and control sockets.
 
-use super::boundary::{call, call_for_upgrade, deadline, enter, flip_t, null, string};
+use super::boundary::{call, call_for_upgrade, call_on, deadline, flip_t, null, string};
 use super::config::known_request;
 use crate::address::Address;
 use crate::control;
@@ -24,8 +24,7 @@ use std::time::{Duration, Instant};
 /// - `buffer` is NULL or has room for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_status(flip: *mut flip_t, buffer: *mut c_char, size: usize) -> c_int {
-    call("flip_status", || {
-        let flip = enter(flip)?;
+    call_on("flip_status", flip, |flip| {
         check(buffer, size)?;
         // SAFETY: as promised by the caller.
         Ok(unsafe { write(&flip.status()?, buffer, size) })

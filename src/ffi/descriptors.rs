@@ -1,6 +1,6 @@
 //! The descriptors that are passed on.
 
-use super::boundary::{call, descriptor, enter, flip_t, null, string};
+use super::boundary::{call_on, descriptor, flip_t, null, string};
 use std::ffi::{c_char, c_int};
 use std::os::fd::IntoRawFd;
 
@@ -30,8 +30,7 @@ use std::os::fd::IntoRawFd;
 /// - `address` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_listen(flip: *mut flip_t, address: *const c_char) -> c_int {
-    call("flip_listen", || {
-        let flip = enter(flip)?;
+    call_on("flip_listen", flip, |flip| {
         // SAFETY: as promised by the caller.
         let address = unsafe { string("address", address) }?;
         flip.listen(address.to_bytes()).map(IntoRawFd::into_raw_fd)
@@ -47,8 +46,7 @@ pub unsafe extern "C" fn flip_listen(flip: *mut flip_t, address: *const c_char) 
 /// - `address` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_inherit(flip: *mut flip_t, address: *const c_char) -> c_int {
-    call("flip_inherit", || {
-        let flip = enter(flip)?;
+    call_on("flip_inherit", flip, |flip| {
         // SAFETY: as promised by the caller.
         let address = unsafe { string("address", address) }?;
         flip.inherit(address.to_bytes()).map(IntoRawFd::into_raw_fd)
@@ -68,8 +66,7 @@ pub unsafe extern "C" fn flip_inherit(flip: *mut flip_t, address: *const c_char)
 /// - `name` is NULL or a NUL-terminated string; `fd` is not closed during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_add(flip: *mut flip_t, name: *const c_char, fd: c_int) -> c_int {
-    call("flip_add", || {
-        let flip = enter(flip)?;
+    call_on("flip_add", flip, |flip| {
         // SAFETY: as promised by the caller.
         let name = unsafe { string("name", name) }?;
         // SAFETY: as promised by the caller.
@@ -89,8 +86,7 @@ pub unsafe extern "C" fn flip_add(flip: *mut flip_t, name: *const c_char, fd: c_
 /// - `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_take(flip: *mut flip_t, name: *const c_char) -> c_int {
-    call("flip_take", || {
-        let flip = enter(flip)?;
+    call_on("flip_take", flip, |flip| {
         // SAFETY: as promised by the caller.
         let name = unsafe { string("name", name) }?;
         flip.take(name.to_bytes()).map(IntoRawFd::into_raw_fd)
@@ -108,8 +104,7 @@ pub unsafe extern "C" fn flip_take(flip: *mut flip_t, name: *const c_char) -> c_
 /// - `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_forget(flip: *mut flip_t, name: *const c_char) -> c_int {
-    call("flip_forget", || {
-        let flip = enter(flip)?;
+    call_on("flip_forget", flip, |flip| {
         // SAFETY: as promised by the caller.
         let name = unsafe { string("name", name) }?;
         flip.forget(name.to_bytes()).map(|()| 0)
@@ -128,8 +123,7 @@ pub unsafe extern "C" fn flip_forget(flip: *mut flip_t, name: *const c_char) -> 
 /// - `buffer` is NULL or has room for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_inherited(flip: *mut flip_t, buffer: *mut c_char, size: usize) -> c_int {
-    call("flip_inherited", || {
-        let flip = enter(flip)?;
+    call_on("flip_inherited", flip, |flip| {
         if buffer.is_null() && size > 0 {
             return Err(null("buffer"));
         }

@@ -1,6 +1,6 @@
 //! `flip_event_t`, and the state that goes from one generation to the next.
 
-use super::boundary::{call, call_for, deadline, enter, flip_t, null};
+use super::boundary::{call, call_for, call_on, deadline, enter, flip_t, null};
 use crate::error::{Error, Result};
 use crate::events::HostEvent;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -25,8 +25,7 @@ pub struct flip_event_t {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_take_state(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
-    call("flip_take_state", || {
-        let flip = enter(flip)?;
+    call_on("flip_take_state", flip, |flip| {
         flip.take_state(deadline(timeout_ms)?).map(IntoRawFd::into_raw_fd)
     })
 }
@@ -39,7 +38,7 @@ pub unsafe extern "C" fn flip_take_state(flip: *mut flip_t, timeout_ms: c_int) -
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_event_fd(flip: *mut flip_t) -> c_int {
-    call("flip_event_fd", || Ok(enter(flip)?.event_fd()?.as_raw_fd()))
+    call_on("flip_event_fd", flip, |flip| Ok(flip.event_fd()?.as_raw_fd()))
 }
 
 /// Waits for the next event of the kinds given to `flip_config_set_events`: 0, and `*out_event` is the caller's.

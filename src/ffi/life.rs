@@ -1,6 +1,6 @@
 //! The life of a handle, and what the next generation is started with.
 
-use super::boundary::{call, check, enter, flip_t, null, string, the_handle};
+use super::boundary::{call, call_on, check, flip_t, null, string, the_handle};
 use super::config::{self, flip_config_t};
 use crate::error::Error;
 use crate::flip::Flip;
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn flip_free(flip: *mut flip_t) {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_generation(flip: *const flip_t) -> c_int {
-    call("flip_generation", || Ok(c_int::try_from(enter(flip)?.generation()).unwrap_or(c_int::MAX)))
+    call_on("flip_generation", flip, |flip| Ok(c_int::try_from(flip.generation()).unwrap_or(c_int::MAX)))
 }
 
 /// What the next upgrade runs. Without it: the program as it was started, found by the same path (a file replaced or
@@ -110,8 +110,7 @@ pub unsafe extern "C" fn flip_set_command(
     executable: *const c_char,
     argv: *const *const c_char,
 ) -> c_int {
-    call("flip_set_command", || {
-        let flip = enter(flip)?;
+    call_on("flip_set_command", flip, |flip| {
         // SAFETY: as promised by the caller.
         let executable = unsafe { string("executable", executable) }?;
         if argv.is_null() {
@@ -142,8 +141,7 @@ pub unsafe extern "C" fn flip_set_command(
 /// - `name` and `value` are NULL or NUL-terminated strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_set_env(flip: *mut flip_t, name: *const c_char, value: *const c_char) -> c_int {
-    call("flip_set_env", || {
-        let flip = enter(flip)?;
+    call_on("flip_set_env", flip, |flip| {
         // SAFETY: as promised by the caller.
         let name = unsafe { string("name", name) }?;
         // SAFETY: not NULL, and as promised by the caller.
@@ -163,8 +161,7 @@ pub unsafe extern "C" fn flip_set_env(flip: *mut flip_t, name: *const c_char, va
 /// - `path` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_set_directory(flip: *mut flip_t, path: *const c_char) -> c_int {
-    call("flip_set_directory", || {
-        let flip = enter(flip)?;
+    call_on("flip_set_directory", flip, |flip| {
         // SAFETY: as promised by the caller.
         flip.set_directory(unsafe { string("path", path) }?).map(|()| 0)
     })

@@ -1,6 +1,6 @@
 //! Becoming ready, being replaced, and the end.
 
-use super::boundary::{call, call_for_upgrade, call_in_handler, deadline, enter, flip_t, is_handle};
+use super::boundary::{call_for_upgrade, call_in_handler, call_on, deadline, enter, flip_t, is_handle};
 use super::config::known_request;
 use super::{FLIP_SHUTDOWN_DETACH, FLIP_SHUTDOWN_STOP, FLIP_SHUTDOWN_UPGRADE};
 use crate::flip::Flip;
@@ -24,10 +24,7 @@ use std::os::fd::AsRawFd;
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
-    call("flip_ready", || {
-        let flip = enter(flip)?;
-        flip.ready(deadline(timeout_ms)?).map(|()| 0)
-    })
+    call_on("flip_ready", flip, |flip| flip.ready(deadline(timeout_ms)?).map(|()| 0))
 }
 
 /// Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
@@ -38,10 +35,7 @@ pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_wait_predecessor(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
-    call("flip_wait_predecessor", || {
-        let flip = enter(flip)?;
-        flip.wait_predecessor(deadline(timeout_ms)?).map(|()| 0)
-    })
+    call_on("flip_wait_predecessor", flip, |flip| flip.wait_predecessor(deadline(timeout_ms)?).map(|()| 0))
 }
 
 /// A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in
@@ -53,7 +47,7 @@ pub unsafe extern "C" fn flip_wait_predecessor(flip: *mut flip_t, timeout_ms: c_
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_predecessor_fd(flip: *mut flip_t) -> c_int {
-    call("flip_predecessor_fd", || Ok(enter(flip)?.predecessor_fd()?.as_raw_fd()))
+    call_on("flip_predecessor_fd", flip, |flip| Ok(flip.predecessor_fd()?.as_raw_fd()))
 }
 
 /// Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade
@@ -66,7 +60,7 @@ pub unsafe extern "C" fn flip_predecessor_fd(flip: *mut flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
-    call("flip_extend", || enter(flip)?.extend(ms).map(|()| 0))
+    call_on("flip_extend", flip, |flip| flip.extend(ms).map(|()| 0))
 }
 
 /// Replaces this process by a new one and waits for the result: the pid of the successor once everything has been
@@ -122,8 +116,7 @@ pub unsafe extern "C" fn flip_request(flip: *mut flip_t, request: c_int) -> c_in
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_wait_shutdown(flip: *mut flip_t, timeout_ms: c_int) -> c_int {
-    call("flip_wait_shutdown", || {
-        let flip = enter(flip)?;
+    call_on("flip_wait_shutdown", flip, |flip| {
         Ok(match flip.wait_shutdown(deadline(timeout_ms)?)? {
             Shutdown::Upgrade => FLIP_SHUTDOWN_UPGRADE,
             Shutdown::Stop => FLIP_SHUTDOWN_STOP,
@@ -142,7 +135,7 @@ pub unsafe extern "C" fn flip_wait_shutdown(flip: *mut flip_t, timeout_ms: c_int
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_shutdown_fd(flip: *mut flip_t) -> c_int {
-    call("flip_shutdown_fd", || Ok(enter(flip)?.shutdown_fd().as_raw_fd()))
+    call_on("flip_shutdown_fd", flip, |flip| Ok(flip.shutdown_fd().as_raw_fd()))
 }
 
 /// The pid of the last successor that was started, also of one that failed; -ENOENT before there was one. -ECHILD in
@@ -153,5 +146,5 @@ pub unsafe extern "C" fn flip_shutdown_fd(flip: *mut flip_t) -> c_int {
 /// - `flip` is from `flip_init`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_successor_pid(flip: *const flip_t) -> c_int {
-    call("flip_successor_pid", || enter(flip)?.successor_pid())
+    call_on("flip_successor_pid", flip, |flip| flip.successor_pid())
 }

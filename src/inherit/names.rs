@@ -42,12 +42,12 @@ pub fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(Vec<u8>,
         )));
     }
     // A name that is listed as `a#2` keeps it, wherever it stands.
-    let mut taken: HashSet<Vec<u8>> = listed.iter().map(|name| name.to_vec()).collect();
+    let mut taken: HashSet<Box<[u8]>> = listed.iter().map(|name| Box::from(*name)).collect();
     let mut given: HashSet<&[u8]> = HashSet::new();
     let unique = listed.iter().map(|listed| {
         let named = !matches!(*listed, b"" | UNKNOWN | b"stored");
         let name = if listed.is_empty() { UNKNOWN } else { listed };
-        taken.insert(name.to_vec());
+        taken.insert(name.into());
         if given.insert(name) {
             return (name.to_vec(), named);
         }
@@ -55,7 +55,7 @@ pub fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(Vec<u8>,
         for n in 2.. {
             let suffix = format!("#{n}");
             further = [&name[..name.len().min(NAME_MAX - suffix.len())], suffix.as_bytes()].concat();
-            if taken.insert(further.clone()) {
+            if taken.insert(further.as_slice().into()) {
                 break;
             }
         }

@@ -9,7 +9,7 @@ use std::ops::Deref;
 #[derive(Debug)]
 pub(super) struct Entries {
     all: Vec<Entry>,
-    names: HashSet<Vec<u8>>,
+    names: HashSet<Box<[u8]>>,
 }
 
 impl Entries {
@@ -23,7 +23,7 @@ impl Entries {
 
     /// Its name is not taken.
     pub fn push(&mut self, entry: Entry) {
-        self.names.insert(entry.name.clone());
+        self.names.insert(entry.name.as_slice().into());
         self.all.push(entry);
     }
 
@@ -39,7 +39,7 @@ impl Entries {
     pub fn keep(&mut self, stays: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let (stay, go) = std::mem::take(&mut self.all).into_iter().partition(stays);
         self.all = stay;
-        self.names = self.all.iter().map(|entry| entry.name.clone()).collect();
+        self.names = self.all.iter().map(|entry| entry.name.as_slice().into()).collect();
         go
     }
 

@@ -19,12 +19,11 @@
 use super::{Bound, refused, trying, unix_type};
 use crate::address::{Address, Owner, UnixKind, quote};
 use crate::error::{Error, Result, explain};
+use crate::sys::file;
 use crate::sys::net::{self, SockAddr};
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use nix::sys::stat::{FileStat, SFlag};
 use std::fmt::Display;
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -155,9 +154,10 @@ fn lookup<Id: From<u32>>(
 
 /// What the umask would have given. Reading it by umask(2) would change it for every thread.
 fn default_mode() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let umask = umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok());
+    let status = file::read_proc(c"/proc/self/status").unwrap_or_default();
+    let umask = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Umask:"));
+    let umask = umask.and_then(|umask| std::str::from_utf8(umask.trim_ascii()).ok());
+    let umask = umask.and_then(|umask| u32::from_str_radix(umask, 8).ok());
     0o777 & !umask.unwrap_or(0o077)
 }
 
@@ -222,7 +222,7 @@ fn kind_of(status: &FileStat) -> &'static str {
 /// so nothing is left behind unless its holder was killed or the kernel refused it; such a leftover is free.
 pub struct Lock {
     path: Vec<u8>,
-    _file: Flock<File>,
+    _file: net::Locked,
 }
 
 impl Lock {
@@ -240,8 +240,8 @@ impl Lock {
                         return Ok(Lock { path, _file: file });
                     }
                 }
-                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(LOCK_POLL),
-                Err((_, errno)) => return Err(failed(errno)),
+                Err(Errno::EWOULDBLOCK | Errno::EINTR) => std::thread::sleep(LOCK_POLL),
+                Err(errno) => return Err(failed(errno)),
             }
             if Instant::now() >= deadline {
                 let path = quote(&path);

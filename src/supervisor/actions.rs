@@ -303,7 +303,7 @@ impl Supervisor {
     /// A new process that asked for longer gets it, and is told.
     pub(super) fn extend_upgrade(&mut self, by: Duration) {
         self.upgrade_deadline = self.upgrade_deadline.max(Instant::now() + by);
-        self.timers.remove(&Timer::Upgrade);
+        self.timers.stop(Timer::Upgrade);
         self.systemd.extend(by);
         self.tell_successor(&PredecessorSays::Extend);
         self.set_timers();
@@ -319,7 +319,7 @@ impl Supervisor {
 
     fn upgrade_done(&mut self, result: std::result::Result<(), Why>) {
         // A remembered request may start the next upgrade within this very step, with times of its own.
-        self.timers.retain(|timer, _| !matches!(timer, Timer::Upgrade | Timer::Spawn));
+        self.timers.keep(|timer| !matches!(timer, Timer::Upgrade | Timer::Spawn));
         let pid = self.inner.published.successor.load(SeqCst);
         let after = Seconds(self.upgrade_started.elapsed());
         let result = match result {

@@ -1,13 +1,48 @@
-//! How long each phase may take; the upgrade and the drain deadline are the host's to set. Read by `supervisor` alone.
+//! How long each phase may take, and the timers that run; the upgrade and the drain deadline are the host's to set. Read
+//! by `supervisor` alone.
 //!
 //! With the feature `faults` an environment variable in milliseconds shortens what a test has to wait for.
 
-use std::time::Duration;
+use crate::upgrade::Timer;
+use std::time::{Duration, Instant};
 
 /// From the request to execve.
 pub(super) const SPAWN: Duration = Duration::from_secs(10);
 /// From SIGKILL to its pidfd.
 pub(super) const KILL: Duration = Duration::from_secs(1);
+
+/// The timers that run and when each one ends: two at most, so that a list does.
+#[derive(Default)]
+pub(super) struct Timers(Vec<(Timer, Instant)>);
+
+impl Timers {
+    /// Unless it runs.
+    pub fn start(&mut self, timer: Timer, end: Instant) {
+        if !self.0.iter().any(|(running, _)| *running == timer) {
+            self.0.push((timer, end));
+        }
+    }
+
+    pub fn stop(&mut self, timer: Timer) {
+        self.keep(|running| running != timer);
+    }
+
+    /// Stops all others.
+    pub fn keep(&mut self, stays: impl Fn(Timer) -> bool) {
+        self.0.retain(|(timer, _)| stays(*timer));
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Instant> {
+        self.0.iter().map(|(_, end)| end)
+    }
+
+    /// Stops one that has ended; of several the first by its order.
+    pub fn take_ended(&mut self, now: Instant) -> Option<Timer> {
+        let ended = self.0.iter().filter(|(_, end)| *end <= now).map(|(timer, _)| *timer).min()?;
+        self.stop(ended);
+        Some(ended)
+    }
+}
 
 /// From COMMIT to LIVE.
 pub(super) fn live() -> Duration {

@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use super::history::{Record, Spent};
+use super::json::{Json, Object};
 use crate::channel::Process;
 use crate::drain::CONNECTIONS;
 use crate::flip::lock;
@@ -11,7 +12,6 @@ use crate::registry::Listed;
 use crate::startup::variable;
 use crate::sys::fd;
 use crate::upgrade::{Request, State};
-use serde_json::{Value, json};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -32,32 +32,32 @@ impl Supervisor {
         let (listeners, descriptors): (Vec<&Listed>, Vec<&Listed>) =
             self.listed.iter().partition(|listed| listed.listener);
         let draining = matches!(self.machine.state(), State::Draining { .. });
-        let value = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "generation": inner.generation,
-            "pid": std::process::id(),
-            "state": self.state_name(),
-            "uptime_ms": uptime.map_or(0, ms),
-            "executable": executable,
-            "arguments": arguments,
-            "directory": directory.as_ref().map(|path| text(path.as_bytes())),
-            "signals": self.signals(),
-            "connections": CONNECTIONS.count(),
-            "listeners": listeners.iter().map(|one| listener(one)).collect::<Vec<_>>(),
-            "descriptors": descriptors.iter().map(|one| json!({ "name": text(&one.name) })).collect::<Vec<_>>(),
-            "pid_file": inner.config.pid_file.as_ref().map(|path| text(path.as_os_str().as_bytes())),
-            "pid_file_error": inner.pid_file.as_ref().and_then(PidFile::problem),
-            "control_socket": self.control.sockets.address().map(|address| address.endpoint.to_string()),
-            "predecessor": self.predecessor_status(),
-            "draining": self.draining_status(),
-            "upgrade": self.upgrade_status(),
-            "upgrade_remembered": self.machine.remembers(),
-            "last_upgrade": self.history.last.as_ref().map(last),
-            "drain_ms_left": draining.then(|| ms(inner.drain_left())),
-            "notify": variable(&startup.environment, b"NOTIFY_SOCKET").is_some(),
-            "notify_stuck": self.systemd.announcement_is_stuck(),
-        });
-        value.to_string()
+        // By the alphabet: a reader of old finds them where they were.
+        let mut out = Object::default();
+        out.put("arguments", list(arguments));
+        out.put("connections", CONNECTIONS.count());
+        out.put("control_socket", self.control.sockets.address().map(|address| address.endpoint.to_string()));
+        out.put("descriptors", list(descriptors.iter().map(|one| descriptor(one))));
+        out.put("directory", directory.as_ref().map(|path| text(path.as_bytes())));
+        out.put("drain_ms_left", draining.then(|| ms(inner.drain_left())));
+        out.put("draining", self.draining_status());
+        out.put("executable", executable);
+        out.put("generation", inner.generation);
+        out.put("last_upgrade", self.history.last.as_ref().map(last));
+        out.put("listeners", list(listeners.iter().map(|one| listener(one))));
+        out.put("notify", variable(&startup.environment, b"NOTIFY_SOCKET").is_some());
+        out.put("notify_stuck", self.systemd.announcement_is_stuck());
+        out.put("pid", std::process::id());
+        out.put("pid_file", inner.config.pid_file.as_ref().map(|path| text(path.as_os_str().as_bytes())));
+        out.put("pid_file_error", inner.pid_file.as_ref().and_then(PidFile::problem));
+        out.put("predecessor", self.predecessor_status());
+        out.put("signals", self.signals());
+        out.put("state", self.state_name());
+        out.put("upgrade", self.upgrade_status());
+        out.put("upgrade_remembered", self.machine.remembers());
+        out.put("uptime_ms", uptime.map_or(0, ms));
+        out.put("version", env!("CARGO_PKG_VERSION"));
+        out.line()
     }
 
     fn state_name(&self) -> &'static str {
@@ -72,75 +72,95 @@ impl Supervisor {
     }
 
     /// By request, those that this process handles.
-    fn signals(&self) -> Value {
-        let of = |request: Request| -> Vec<String> {
+    fn signals(&self) -> Object {
+        let of = |request: Request| {
             let bindings = self.inner.config.signals.iter().filter(|binding| binding.request == request);
             let handled = bindings.filter(|binding| binding.applies(self.inner.startup.signals.ignored));
-            handled.map(|binding| signal_name(binding.signal)).collect()
+            list(handled.map(|binding| signal_name(binding.signal)))
         };
-        json!({
-            "upgrade": of(Request::Upgrade),
-            "stop": of(Request::Stop),
-            "detach": of(Request::Detach),
-        })
+        let mut out = Object::default();
+        out.put("detach", of(Request::Detach));
+        out.put("stop", of(Request::Stop));
+        out.put("upgrade", of(Request::Upgrade));
+        out
     }
 
-    fn predecessor_status(&self) -> Value {
-        match &self.ancestor {
-            None => Value::Null,
-            Some(pid) => json!({ "pid": pid, "alive": self.predecessor.is_some() }),
-        }
+    fn predecessor_status(&self) -> Option<Object> {
+        let pid = self.ancestor?;
+        let mut out = Object::default();
+        out.put("alive", self.predecessor.is_some());
+        out.put("pid", pid);
+        Some(out)
     }
 
-    fn draining_status(&self) -> Vec<Value> {
+    fn draining_status(&self) -> Json {
         let predecessor = self.predecessor.as_ref().filter(|_| self.machine.predecessor_drains());
         let all = self.drainers.iter().chain(predecessor.map(super::Predecessor::process));
-        let one = |process: &Process| {
-            let age = fd::age(process.start).map(ms);
-            json!({ "generation": process.generation, "pid": process.pid, "age_ms": age })
-        };
-        all.map(one).collect()
+        list(all.map(drainer))
     }
 
-    fn upgrade_status(&self) -> Value {
-        let Some(current) = &self.history.current else { return Value::Null };
-        let Some((phase, since)) = current.phase() else { return Value::Null };
+    fn upgrade_status(&self) -> Option<Object> {
+        let current = self.history.current.as_ref()?;
+        let (phase, since) = current.phase()?;
         let deadline = (!self.machine.has_committed())
             .then(|| ms(self.upgrade_deadline.saturating_duration_since(Instant::now())));
-        json!({
-            "phase": phase,
-            "phase_ms": ms(since.elapsed()),
-            "elapsed_ms": current.began().map(|began| ms(began.elapsed())),
-            "deadline_ms": deadline,
-            "successor_pid": self.started,
-            "phases": phases(&current.spent()),
-        })
+        let mut out = Object::default();
+        out.put("deadline_ms", deadline);
+        out.put("elapsed_ms", current.began().map(|began| ms(began.elapsed())));
+        out.put("phase", phase);
+        out.put("phase_ms", ms(since.elapsed()));
+        out.put("phases", phases(&current.spent()));
+        out.put("successor_pid", self.started.map(i32::unsigned_abs));
+        Some(out)
     }
 }
 
-fn listener(listed: &Listed) -> Value {
-    json!({
-        "name": text(&listed.name),
-        "address": listed.address,
-        "inode": listed.inode,
-        "keep": listed.keep,
-    })
+fn list<T: Into<Json>>(all: impl IntoIterator<Item = T>) -> Json {
+    Json::List(all.into_iter().map(T::into).collect())
 }
 
-fn last(record: &Record) -> Value {
-    json!({
-        "result": if record.failure.is_none() { "released" } else { "failed" },
-        "failure": record.failure.map(|failure| failure.name()),
-        "kind": record.failure.map_or(0, |failure| failure as i32),
-        "text": record.text,
-        "successor_pid": record.successor,
-        "ended_ms_ago": ms(record.ended.elapsed()),
-        "phases": phases(&record.phases),
-    })
+fn listener(listed: &Listed) -> Object {
+    let mut out = Object::default();
+    out.put("address", listed.address.clone());
+    out.put("inode", listed.inode);
+    out.put("keep", listed.keep);
+    out.put("name", text(&listed.name));
+    out
 }
 
-fn phases(spent: &[Spent]) -> Vec<Value> {
-    spent.iter().map(|(phase, time)| json!({ "phase": phase, "ms": ms(*time) })).collect()
+fn descriptor(listed: &Listed) -> Object {
+    let mut out = Object::default();
+    out.put("name", text(&listed.name));
+    out
+}
+
+fn drainer(process: &Process) -> Object {
+    let mut out = Object::default();
+    out.put("age_ms", fd::age(process.start).map(ms));
+    out.put("generation", process.generation);
+    out.put("pid", process.pid);
+    out
+}
+
+fn last(record: &Record) -> Object {
+    let mut out = Object::default();
+    out.put("ended_ms_ago", ms(record.ended.elapsed()));
+    out.put("failure", record.failure.map(|failure| failure.name()));
+    out.put("kind", record.failure.map_or(0, |failure| failure as u32));
+    out.put("phases", phases(&record.phases));
+    out.put("result", if record.failure.is_none() { "released" } else { "failed" });
+    out.put("successor_pid", record.successor.map(i32::unsigned_abs));
+    out.put("text", &*record.text);
+    out
+}
+
+fn phases(spent: &[Spent]) -> Json {
+    list(spent.iter().map(|(phase, time)| {
+        let mut out = Object::default();
+        out.put("ms", ms(*time));
+        out.put("phase", &**phase);
+        out
+    }))
 }
 
 fn ms(time: Duration) -> u64 {

@@ -2,16 +2,15 @@
 //! sentences; here an error is a bare errno.
 
 use super::fault;
+use super::file::c_path;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, lstat};
 use nix::unistd::{Gid, Group, Uid, User};
-use std::ffi::OsStr;
 use std::fs::File;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// What these calls return.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -189,7 +188,7 @@ pub fn set_socket_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 /// Holds on to what is at `path` without opening it or following a last link.
 pub fn hold(path: &[u8]) -> Result<OwnedFd> {
     fault::at("open")?;
-    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+    nix::fcntl::open(&*c_path(path)?, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// fstat(2)
@@ -201,7 +200,7 @@ pub fn status(fd: BorrowedFd<'_>) -> Result<FileStat> {
 /// lstat(2)
 pub fn path_status(path: &[u8]) -> Result<FileStat> {
     fault::at("lstat")?;
-    lstat(path)
+    lstat(&*c_path(path)?)
 }
 
 /// The owner of what [`hold`] holds; `None` leaves it.
@@ -213,29 +212,46 @@ pub fn set_owner(held: BorrowedFd<'_>, user: Option<Uid>, group: Option<Gid>) ->
 /// The mode of what [`hold`] holds. Goes through /proc: fchmodat2(2) with AT_EMPTY_PATH is of 6.6.
 pub fn set_mode(held: BorrowedFd<'_>, mode: u32) -> Result<()> {
     fault::at("fchmodat")?;
-    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-    fchmodat(AT_FDCWD, path.as_str(), Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
+    let path = c_path(format!("/proc/self/fd/{}", held.as_raw_fd()).as_bytes())?;
+    fchmodat(AT_FDCWD, &*path, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
 }
 
 /// unlink(2)
 pub fn unlink(path: &[u8]) -> Result<()> {
     fault::at("unlink")?;
-    nix::unistd::unlink(path)
+    nix::unistd::unlink(&*c_path(path)?)
 }
 
 /// Opens a lock file, makes it if it is not there.
 pub fn open_lock(path: &[u8]) -> Result<File> {
     fault::at("open")?;
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    nix::fcntl::open(path, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
+    nix::fcntl::open(&*c_path(path)?, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
 }
 
-/// Takes the lock if it is free, else gives the file back with EWOULDBLOCK.
-pub fn try_lock(file: File) -> std::result::Result<Flock<File>, (File, Errno)> {
-    match fault::at("flock") {
-        Ok(()) => Flock::lock(file, FlockArg::LockExclusiveNonblock),
-        Err(errno) => Err((file, errno)),
+/// A file with the lock of flock(2). Not nix's, which panics where the lock cannot be given back.
+pub struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Said, although closing says so too: a forked child may have the file open.
+        // SAFETY: the descriptor is open.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
     }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Takes the lock if it is free, else EWOULDBLOCK.
+pub fn try_lock(file: File) -> Result<Locked> {
+    fault::at("flock")?;
+    // SAFETY: the descriptor is open.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
+    Ok(Locked(file))
 }
 
 /// The id of a user, `None` if there is no such one.
@@ -253,7 +269,7 @@ pub fn group_id(name: &str) -> Result<Option<Gid>> {
 /// The index of an interface.
 pub fn interface_index(name: &[u8]) -> Result<u32> {
     fault::at("if_nametoindex")?;
-    nix::net::if_::if_nametoindex(OsStr::from_bytes(name))
+    nix::net::if_::if_nametoindex(&*c_path(name)?)
 }
 
 impl SockAddr {

@@ -7,7 +7,6 @@
 use crate::address::{decode_name, encode_name};
 use crate::socket::PathOwner;
 use sd_notify::NotifyState;
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
@@ -21,15 +20,15 @@ const LONGEST: usize = 255;
 /// A listener and its name in the store.
 pub(crate) type Stored = (String, Arc<OwnedFd>);
 
-/// What this process has put there.
+/// What this process has put there, by name.
 #[derive(Default)]
-pub(super) struct Store(BTreeMap<String, Weak<OwnedFd>>);
+pub(super) struct Store(Vec<(String, Weak<OwnedFd>)>);
 
 impl Store {
     /// What to remove (without a descriptor) and what to add, in this order, so that the store holds just these.
     pub fn changes(&mut self, wanted: Vec<Stored>) -> Vec<(String, Option<Arc<OwnedFd>>)> {
         let mut changes = Vec::new();
-        self.0.retain(|name, known| {
+        self.0.retain(|(name, known)| {
             let same = |(other, fd): &Stored| other == name && std::ptr::eq(known.as_ptr(), Arc::as_ptr(fd));
             let stays = wanted.iter().any(same);
             if !stays {
@@ -38,8 +37,8 @@ impl Store {
             stays
         });
         for (name, fd) in wanted {
-            if !self.0.contains_key(&name) {
-                self.0.insert(name.clone(), Arc::downgrade(&fd));
+            if let Err(place) = self.0.binary_search_by(|(known, _)| known.cmp(&name)) {
+                self.0.insert(place, (name.clone(), Arc::downgrade(&fd)));
                 changes.push((name, Some(fd)));
             }
         }
