@@ -1,8 +1,8 @@
 """The C interface: where the library is, and the prototype of every function of include/shellflip.h that is used
 here.
 
-A test compares PROTOTYPES with the header. `ctypes.CDLL` releases the interpreter's lock during each call. The text
-of `flip_last_error` belongs to the calling thread: `errors.check` fetches it right after the call that failed.
+A test compares all of it with the header. `ctypes.CDLL` releases the interpreter's lock during each call. The text of
+`flip_last_error` belongs to the calling thread: `errors.check` fetches it right after the call that failed.
 """
 
 from __future__ import annotations
@@ -83,13 +83,25 @@ def library_path() -> str:
     return os.environ.get(OVERRIDE) or BESIDE
 
 
-def load(path: str) -> ctypes.CDLL:
-    """Loads the library and gives each function its prototype; ImportError says which file and why not."""
+class Library(ctypes.CDLL):
+    """Each function has its prototype from when it is first asked for: a successor calls a dozen before it serves."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The function of this name, which is kept only once it is complete: other threads may ask for it too."""
+        if name not in PROTOTYPES:
+            raise AttributeError(name)
+        result, *arguments = PROTOTYPES[name]
+        function = self[name]
+        function.restype, function.argtypes = result, arguments
+        setattr(self, name, function)
+        return function
+
+
+def load(path: str) -> Library:
+    """Loads the library; ImportError says which file and why not."""
     try:
-        library = ctypes.CDLL(path)
-        for name, (result, *arguments) in PROTOTYPES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        library = Library(path)
+        _ = library.flip_init  # any other library has none
     except (OSError, AttributeError) as error:
         hint = "" if os.environ.get(OVERRIDE) else f"; build the wheel with pip, or name a library in {OVERRIDE}"
         raise ImportError(f"cannot load {path}: {error}{hint}") from error
@@ -99,3 +111,13 @@ def load(path: str) -> ctypes.CDLL:
 #: Loaded with the package: the directory and the signals that a successor starts with are looked at then. No thread
 #: starts before Flip().
 lib: Final = load(library_path())
+
+#: Numbers that are needed before the enumerations of kinds.py are, and the kinds of events, which no host sees.
+REQUEST_NONE: Final = 0
+REQUEST_UPGRADE: Final = 1
+REQUEST_STOP: Final = 2
+EVENT_STARTING: Final = 1
+EVENT_STATE: Final = 2
+EVENT_FAILED: Final = 4
+EVENT_SHUTDOWN: Final = 8
+EVENT_LOG: Final = 16

@@ -10,12 +10,13 @@ import errno
 import socket
 
 from ._ffi import lib
-from .connections import Connection
 from .errors import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .connections import Connection
 
 
 class Listener(socket.socket):
@@ -42,6 +43,11 @@ class Listener(socket.socket):
         result: int = lib.flip_accept(self._handle, self.fileno(), timeout_ms)
         if result == -errno.ETIMEDOUT:
             return None
+        return self._connection(result)
+
+    def _connection(self, result: int) -> Connection:
+        from .connections import Connection
+
         return Connection(None if self.kept else self._handle, self, check(result))
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -52,7 +58,7 @@ class Listener(socket.socket):
         result: int = lib.flip_accept(self._handle, self.fileno(), 0)
         if result in (-errno.ETIMEDOUT, -errno.ECANCELED):
             raise BlockingIOError(errno.EAGAIN, "no connection waits, or it is not this process's to take")
-        connection = Connection(None if self.kept else self._handle, self, check(result))
+        connection = self._connection(result)
         try:
             return connection, connection.getpeername()
         except OSError as error:
