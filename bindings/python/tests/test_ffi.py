@@ -27,10 +27,10 @@ TYPES: dict[str, Any] = {
     "size_t": c_size_t,
     "const char*": c_char_p,
     "char*": POINTER(c_char),
-    "const char*const*": POINTER(c_char_p),
+    "const char*const*": c_void_p,
 }
 for handle in ("flip_t", "flip_config_t", "flip_event_t"):
-    TYPES |= {f"{handle}*": c_void_p, f"const {handle}*": c_void_p, f"{handle}**": POINTER(c_void_p)}
+    TYPES |= {f"{handle}*": c_void_p, f"const {handle}*": c_void_p, f"{handle}**": c_void_p}
 
 
 def of(declaration: str) -> Any:

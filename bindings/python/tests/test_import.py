@@ -40,7 +40,7 @@ with Flip() as flip, flip.listen("tcp://127.0.0.1:0"):
     ours = {name for name in found if name.startswith("shellflip")}
     modules = ("_ffi", "config", "descriptors", "environment", "errors", "flip", "listener", "signals")
     assert ours == {"shellflip", *(f"shellflip.{name}" for name in modules)}
-    assert found - ours <= {"__future__", "atexit", "signal"}
+    assert found - ours <= {"atexit", "signal"}
 
 
 def test_the_library_is_loaded_with_the_package() -> None:

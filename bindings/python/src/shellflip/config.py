@@ -2,8 +2,6 @@
 milliseconds there. `started` is called by Flip() alone.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import os
@@ -65,7 +63,7 @@ def milliseconds(seconds: float | None) -> int:
 TOLD = EVENT_LOG | EVENT_FAILED | EVENT_SHUTDOWN
 
 
-def started(events: int, settings: Settings) -> ctypes.c_void_p:
+def started(events: int, settings: "Settings") -> ctypes.c_void_p:
     """The handle of flip_init. The library's own signal handling is off: CPython and the library would silently
     unplug each other's handlers."""
     handle, config = ctypes.c_void_p(), ctypes.c_void_p(lib.flip_config_new())
@@ -86,7 +84,7 @@ def started(events: int, settings: Settings) -> ctypes.c_void_p:
     return handle
 
 
-def _encoded(name: str, value: Any) -> Any:
+def _encoded(name: str, value: "Any") -> "Any":
     if name in ("control_socket", "pid_file"):
         return os.fsencode(value)
     return int(value) if name in ("max_draining", "watchdog", "fd_store") else milliseconds(value)

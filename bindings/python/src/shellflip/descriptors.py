@@ -1,7 +1,5 @@
 """The descriptors of the library that a host watches, and waiting on them in Python, where signal handlers run."""
 
-from __future__ import annotations
-
 import os
 import select
 import time
@@ -27,7 +25,7 @@ class _Closing:
         self._number = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     # Bound here, since the module may have lost its names when the interpreter exits.
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+    def __del__(self, close: "Callable[[int], None]" = os.close) -> None:
         close(self._number)
 
     def fileno(self) -> int:
@@ -60,7 +58,7 @@ class Descriptors:
         return check(lib.flip_drained_fd(self._handle)) if self.event >= 0 else -1
 
     @property
-    def wakeup(self) -> Wakeup:
+    def wakeup(self) -> "Wakeup":
         """Made when something is waited for first, which a successor does not do before it serves."""
         with self._lock:
             if self._wakeup is None:

@@ -2,8 +2,6 @@
 child started with the copy would take itself for a successor, and gunicorn the descriptors that are Flip's.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 

@@ -2,8 +2,6 @@
 the two generations did. Every result of a C call goes through `check`.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 
@@ -18,7 +16,7 @@ class FlipError(Exception):
     """An upgrade, a drain or the two generations failed; `kind` says how, `errno` is what the C interface
     returned."""
 
-    def __init__(self, message: str, kind: Failure | None = None, number: int = 0) -> None:
+    def __init__(self, message: str, kind: "Failure | None" = None, number: int = 0) -> None:
         if kind is None:
             from .kinds import Failure
 
@@ -82,7 +80,7 @@ def check_upgrade(result: int) -> int:
     raise _failed(last_error(-result), lib.flip_last_failure(), -result)
 
 
-def _failed(text: str, kind: str | int, number: int) -> FlipError:
+def _failed(text: str, kind: str | int, number: int) -> "FlipError":
     from .kinds import Failure  # here: a successor starts sooner without it
 
     return FlipError(text, Failure[kind] if isinstance(kind, str) else Failure(kind), number)

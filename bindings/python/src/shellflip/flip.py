@@ -1,7 +1,5 @@
 """Flip: one generation of a server, as its own process sees it. Everything else in the package serves this class."""
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import errno
@@ -57,12 +55,12 @@ class Flip:
     def __init__(
         self,
         *,
-        signals: bool | Mapping[int, Request] = True,
-        command: Sequence[str | bytes] | None = None,
-        on_upgrade: OnUpgrade | None = None,
-        on_state: OnState | None = None,
-        on_failure: OnFailure | None = None,
-        **settings: Unpack[Settings],
+        signals: "bool | Mapping[int, Request]" = True,
+        command: "Sequence[str | bytes] | None" = None,
+        on_upgrade: "OnUpgrade | None" = None,
+        on_state: "OnState | None" = None,
+        on_failure: "OnFailure | None" = None,
+        **settings: "Unpack[Settings]",
     ) -> None:
         self._closed = False
         self._shutdown: Shutdown | None = None
@@ -98,20 +96,20 @@ class Flip:
 
     # Life
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: "TracebackType | None"
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> "Self":
         self._loop.attach()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: "TracebackType | None"
     ) -> None:
         self.close()
 
@@ -150,7 +148,7 @@ class Flip:
         return self._handle
 
     @property
-    def _pump(self) -> Pump:
+    def _pump(self) -> "Pump":
         # Made when events are looked for first, which a successor does not do before it serves.
         if self._made_pump is None:
             from .hooks import Pump
@@ -161,7 +159,7 @@ class Flip:
         return self._made_pump
 
     @property
-    def _loop(self) -> Loop:
+    def _loop(self) -> "Loop":
         # Made when it is needed: asyncio takes longer to import than an interpreter to start.
         if self._made_loop is None:
             from .aio import Loop
@@ -190,7 +188,7 @@ class Flip:
         """Which generation this is; 0: it was not started by an upgrade."""
         return check(lib.flip_generation(self._open()))
 
-    def set_command(self, command: Sequence[str | bytes], executable: str | bytes | None = None) -> None:
+    def set_command(self, command: "Sequence[str | bytes]", executable: str | bytes | None = None) -> None:
         """What the next upgrade runs: a program and its arguments. Without a slash it is looked for in PATH."""
         if not command:
             raise ValueError("a command has at least the name of a program")
@@ -227,7 +225,7 @@ class Flip:
             self._listeners[descriptor] = os.fstat(descriptor).st_ino
         return Listener.of(self._handle, descriptor, kept=kept)
 
-    def add(self, name: str | bytes, descriptor: int | HasFileno) -> None:
+    def add(self, name: str | bytes, descriptor: "int | HasFileno") -> None:
         """Passes any descriptor on under a name. It is duplicated and stays yours; what had the name before is no
         longer passed on."""
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
@@ -262,7 +260,7 @@ class Flip:
         with file:
             return file.read()
 
-    def state_file(self) -> BinaryIO | None:
+    def state_file(self) -> "BinaryIO | None":
         """The same as a file, at its start, for states that are large. FlipError with kind STATE where it was lost
         with the predecessor; `ready` then lets this process serve without."""
         from . import state
@@ -296,7 +294,7 @@ class Flip:
 
     # The old process
 
-    def request(self, request: Request) -> None:
+    def request(self, request: "Request") -> None:
         """Asks for an upgrade, a stop or a detach, and returns. Any thread, and signal handlers."""
         check(lib.flip_request(self._open(), request))
 
@@ -338,7 +336,7 @@ class Flip:
         _settle()
         return self._descriptors.both()
 
-    def handle_events(self) -> Shutdown | None:
+    def handle_events(self) -> "Shutdown | None":
         """Handles what waits, hooks included, without waiting itself; why to finish, None: nothing to do. A detach is
         returned once."""
         self._open()
@@ -350,7 +348,7 @@ class Flip:
         """Whether shutdown has fired: answers should announce that the connection ends."""
         return self._shutdown is not None or self._descriptors.has_shut_down()
 
-    def _look(self) -> Shutdown | None:
+    def _look(self) -> "Shutdown | None":
         if self._shutdown is not None:
             return self._shutdown
         # An announced shutdown fires within microseconds; a detach has no descriptor that would say so later.
@@ -366,7 +364,7 @@ class Flip:
             self._shutdown = kind
         return kind
 
-    def wait(self, timeout: float | None = None) -> Shutdown | None:
+    def wait(self, timeout: float | None = None) -> "Shutdown | None":
         """Waits for shutdown and handles events meanwhile: hooks run in this thread. Python's signal handlers run as
         ever. None: `timeout` seconds have passed."""
         until = _until(timeout)
@@ -387,12 +385,12 @@ class Flip:
             _settle()
         return self._descriptors.wait(until, self._pump.busy, listener, shutdown)
 
-    async def wait_shutdown(self) -> Shutdown:
+    async def wait_shutdown(self) -> "Shutdown":
         """`wait` in an event loop, which handles events and hooks from then on."""
         self._open()
         return await self._loop.wait_shutdown()
 
-    def watch(self, then: Callable[[Shutdown], object]) -> threading.Thread:
+    def watch(self, then: "Callable[[Shutdown], object]") -> "threading.Thread":
         """For hosts whose main thread is inside another library's loop: a thread that calls `wait`, so that events
         and hooks are handled there, and then `then`. Not before `ready`; `close` waits for it."""
         self._open()
@@ -416,7 +414,7 @@ class Flip:
         thread.start()
         return thread
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> "dict[str, Any]":
         """What this process is and does; docs/control.md describes the keys."""
         handle = self._open()
         from . import control
@@ -425,7 +423,7 @@ class Flip:
 
     # Connections
 
-    def accept(self, listener: Listener, timeout: float | None = None) -> Connection | None:
+    def accept(self, listener: Listener, timeout: float | None = None) -> "Connection | None":
         """The next connection, counted until it is closed; None from shutdown on. Any number of threads. Handles
         events meanwhile, as `wait` does. TimeoutError: `timeout` seconds have passed."""
         until = _until(timeout)
@@ -453,7 +451,7 @@ class Flip:
             if _passed(until):
                 raise TimeoutError(errno.ETIMEDOUT, "no connection was this process's to take")
 
-    def connection(self) -> Guard:
+    def connection(self) -> "Guard":
         """Counts one connection that was accepted in another way, while a `with` or `async with` block runs."""
         from .connections import Guard
 
@@ -505,11 +503,11 @@ def _settle() -> None:
     from . import connections, control, events, hooks, kinds, log, state, wakeup  # noqa: F401
 
 
-_current: Flip | None = None
+_current: "Flip | None" = None
 _registered = False
 
 
-def _forked_with(flip: Flip) -> None:
+def _forked_with(flip: "Flip") -> None:
     """From now on forked children know that this Flip's threads, events and signals are their parent's."""
     global _current, _registered
     if not _registered:
@@ -522,14 +520,14 @@ def _forked_with(flip: Flip) -> None:
     _current = flip
 
 
-def _forget_at_forks(flip: Flip) -> None:
+def _forget_at_forks(flip: "Flip") -> None:
     """It is closed, and of interest only while its handlers could not be put back."""
     global _current
     if _current is flip and not flip._signals.installed:
         _current = None
 
 
-def _when_forking(act: Callable[[Flip], object]) -> None:
+def _when_forking(act: "Callable[[Flip], object]") -> None:
     flip = _current
     if flip is not None:
         act(flip)

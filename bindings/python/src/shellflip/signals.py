@@ -4,8 +4,6 @@ They run in the main thread, under asyncio and uvloop too, between two bytecodes
 of the signal when that returns.
 """
 
-from __future__ import annotations
-
 import signal
 from _thread import get_ident
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from .kinds import Request
 
 #: SIGINT too: a first Ctrl-C finishes what is open, a second one shortens the drain to 1.5 seconds.
-DEFAULT: Mapping[int, int] = {
+DEFAULT: "Mapping[int, int]" = {
     signal.SIGUSR1: REQUEST_UPGRADE,
     signal.SIGTERM: REQUEST_STOP,
     signal.SIGINT: REQUEST_STOP,
@@ -30,7 +28,7 @@ DEFAULT: Mapping[int, int] = {
 class Signals:
     """The handlers that one Flip has installed, and what was there before."""
 
-    def __init__(self, wanted: bool | Mapping[int, Request], ask: Callable[[int], object]) -> None:
+    def __init__(self, wanted: "bool | Mapping[int, Request]", ask: "Callable[[int], object]") -> None:
         self._bindings = DEFAULT if wanted is True else {} if wanted is False else _checked(wanted)
         self._ask = ask
         self._before: dict[int, object] = {}
@@ -49,7 +47,7 @@ class Signals:
             self.restore()
             raise
 
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
+    def _arrived(self, number: int, frame: "FrameType | None") -> None:
         self._ask(self._bindings[number])
 
     def before_fork(self) -> None:
@@ -82,7 +80,7 @@ class Signals:
         return bool(self._before)
 
 
-def _checked(wanted: Mapping[int, Request]) -> dict[int, int]:
+def _checked(wanted: "Mapping[int, Request]") -> dict[int, int]:
     from .kinds import Request
 
     return {signal.Signals(number): Request(request) for number, request in wanted.items()}
