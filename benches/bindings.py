@@ -26,6 +26,7 @@ WAYS: dict[str, tuple[list[str | Path], str]] = {
     PYTHON_FLOOR: (started(PYTHON, "-c", ONE_BYTE), PYTHON_FLOOR),
     "interpreter, ctypes": (importing("ctypes"), PYTHON_FLOOR),
     "interpreter, ctypes, socket": (importing("ctypes, socket"), PYTHON_FLOOR),
+    "interpreter, ctypes, socket, signal": (importing("ctypes, socket, signal"), PYTHON_FLOOR),
     "interpreter, shellflip": (importing("shellflip"), PYTHON_FLOOR),
     "upgrade, Python": ([PYTHON, UPGRADE, "10"], PYTHON_FLOOR),
     GO_FLOOR: (started(GO / "floor"), GO_FLOOR),
@@ -36,6 +37,7 @@ WAYS: dict[str, tuple[list[str | Path], str]] = {
 NOTES = {
     "interpreter, ctypes": "what any package without a compiled part needs",
     "interpreter, ctypes, socket": "and what any server imports",
+    "interpreter, ctypes, socket, signal": "and what any package with signal handlers imports",
     "interpreter, shellflip": "what of the upgrade is import of the package",
     "upgrade, Go, archive": "the same, built with -tags shellflip_static",
     "bare Go program with cgo": "what any package over a C library needs",
