@@ -38,7 +38,7 @@ with Flip() as flip, flip.listen("tcp://127.0.0.1:0"):
 """
     found = set(run(code).split())
     ours = {name for name in found if name.startswith("shellflip")}
-    modules = ("_ffi", "config", "descriptors", "environment", "errors", "flip", "listener", "signals")
+    modules = ("_ffi", "config", "errors", "flip", "listener", "signals")
     assert ours == {"shellflip", *(f"shellflip.{name}" for name in modules)}
     assert found - ours <= {"atexit", "signal"}
 

@@ -1,5 +1,6 @@
 """What can be chosen before Flip() starts: keyword arguments into a flip_config_t. Times are seconds here,
-milliseconds there. `started` is called by Flip() alone.
+milliseconds there; and what flip_init has to find in the environment, and nobody after it. `started` and
+`leave_environment` are called by Flip() alone.
 """
 
 import ctypes
@@ -88,3 +89,22 @@ def _encoded(name: str, value: "Any") -> "Any":
     if name in ("control_socket", "pid_file"):
         return os.fsencode(value)
     return int(value) if name in ("max_draining", "watchdog", "fd_store") else milliseconds(value)
+
+
+#: What may have been meant for this process alone.
+_PREFIXES = (b"LISTEN_", b"SHELLFLIP_", b"NOTIFY_SOCKET", b"WATCHDOG_", b"SYSTEMD_EXEC_PID", b"MAINPID")
+
+_getenv = ctypes.CDLL(None).getenv
+_getenv.restype, _getenv.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+
+
+def leave_environment() -> None:
+    """After flip_init: removes from os.environ, a copy that Python makes at its start, what the library has removed
+    from the C environment, and the variables of socket activation, which it leaves to C hosts of generation 0. Else a
+    child started with the copy would take itself for a successor, and gunicorn the descriptors that are Flip's. Of
+    other variables nothing is known and nothing changed."""
+    activated = os.environb.get(b"LISTEN_PID") == b"%d" % os.getpid()
+    for name in list(os.environb):
+        consumed = activated and name.startswith(b"LISTEN_")
+        if consumed or (name.startswith(_PREFIXES) and _getenv(name) is None):
+            os.environb.pop(name, None)

@@ -42,9 +42,9 @@ def readable(descriptor: int) -> bool:
 class Descriptors:
     """Borrowed from the library, but for `closing`, which is readable once Flip.close has begun."""
 
-    def __init__(self, handle: object) -> None:
+    def __init__(self, handle: object, *, forked: bool) -> None:
         self._handle = handle
-        self.event = check(lib.flip_event_fd(handle))
+        self.event = -1 if forked else check(lib.flip_event_fd(handle))
         self.shutdown = check(lib.flip_shutdown_fd(handle))
         self.closing = _Closing()
         self._lock = allocate_lock()
@@ -59,13 +59,13 @@ class Descriptors:
 
     @property
     def wakeup(self) -> "Wakeup":
-        """Made when something is waited for first, which a successor does not do before it serves."""
+        """Made for the first wait of a thread or a loop, and not any more once it is closed."""
+        from .wakeup import Wakeup
+
         with self._lock:
             if self._wakeup is None:
                 if self._is_closed:
                     raise ValueError("this Flip is closed")
-                from .wakeup import Wakeup
-
                 self._wakeup = Wakeup()
             return self._wakeup
 

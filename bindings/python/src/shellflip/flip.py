@@ -8,11 +8,10 @@ import sys
 import time
 from _thread import allocate_lock
 
-from . import config, environment
+from . import config
 from . import signals as signals_
 from ._ffi import EVENT_STARTING, EVENT_STATE, lib
 from .config import SLICE_MS, Settings, milliseconds
-from .descriptors import Descriptors
 from .errors import FlipError, check, check_ready, check_upgrade
 from .listener import Listener
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from .aio import Loop
     from .connections import Connection, Guard
+    from .descriptors import Descriptors
     from .hooks import OnFailure, OnState, OnUpgrade, Pump
     from .kinds import Request, Shutdown
 
@@ -65,7 +65,10 @@ class Flip:
         self._closed = False
         self._shutdown: Shutdown | None = None
         self._made_loop: Loop | None = None
-        self._made_pump: Pump | None = None
+        #: Made when they are needed. Of those that two threads make at once the first one is used.
+        self._pumps: list[Pump] = []
+        self._sets: list[Descriptors] = []
+        self._forked = False
         self._hooks = (on_upgrade, on_state, on_failure)
         self._watchers: list[threading.Thread] = []
         self._lock = allocate_lock()
@@ -80,13 +83,12 @@ class Flip:
             events |= EVENT_STATE
         self._handle = config.started(events, settings)
         try:
-            environment.follow()
+            config.leave_environment()
             if command is not None:
                 self.set_command(command)
             elif sys.executable and sys.orig_argv:
                 # Not sys.argv, which has lost the options and -m; not /proc/self/exe, which loses the venv.
                 self.set_command([sys.executable, *sys.orig_argv[1:]])
-            self._descriptors = Descriptors(self._handle)
             self._signals = signals_.Signals(signals, self._ask_quietly)
         except BaseException:
             lib.flip_free(self._handle)
@@ -123,14 +125,15 @@ class Flip:
             self._closed = True
         if self._made_loop is not None:
             self._made_loop.detach()
-        self._descriptors.close()
+        for made in self._sets:
+            made.close()
         if self._watchers:
             import threading
 
             for watcher in self._watchers:
                 if watcher is not threading.current_thread():
                     watcher.join()
-        if not self._in_child():
+        if not self._forked:
             self._pump.run(closing=True)
         lib.flip_free(self._handle)
         self._signals.restore()
@@ -148,15 +151,24 @@ class Flip:
         return self._handle
 
     @property
+    def _descriptors(self) -> "Descriptors":
+        # Made when something is waited for first, which a successor does not do before it serves.
+        if not self._sets:
+            from .descriptors import Descriptors
+
+            self._sets.append(Descriptors(self._open(), forked=self._forked))
+            if self._closed:
+                self._sets[0].close()  # `close` may have looked before
+        return self._sets[0]
+
+    @property
     def _pump(self) -> "Pump":
-        # Made when events are looked for first, which a successor does not do before it serves.
-        if self._made_pump is None:
+        # Likewise.
+        if not self._pumps:
             from .hooks import Pump
 
-            with self._lock:
-                if self._made_pump is None:
-                    self._made_pump = Pump(self._handle, *self._hooks)
-        return self._made_pump
+            self._pumps.append(Pump(self._handle, *self._hooks))
+        return self._pumps[0]
 
     @property
     def _loop(self) -> "Loop":
@@ -168,14 +180,12 @@ class Flip:
             self._made_loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
         return self._made_loop
 
-    def _in_child(self) -> bool:
-        return self._descriptors.event < 0
-
     def _after_fork_in_child(self) -> None:
-        if not self._closed:
-            self._descriptors.after_fork_in_child()
-        if self._made_pump is not None:
-            self._made_pump.renew()
+        self._forked = True
+        if self._sets and not self._closed:
+            self._sets[0].after_fork_in_child()
+        for pump in self._pumps:
+            pump.renew()
         self._lock = allocate_lock()
         self._watchers.clear()
         self._signals.restore()
@@ -346,7 +356,7 @@ class Flip:
     @property
     def stopping(self) -> bool:
         """Whether shutdown has fired: answers should announce that the connection ends."""
-        return self._shutdown is not None or self._descriptors.has_shut_down()
+        return self._closed or self._shutdown is not None or self._descriptors.has_shut_down()
 
     def _look(self) -> "Shutdown | None":
         if self._shutdown is not None:
@@ -500,7 +510,7 @@ def _slice_ms(until: float | None) -> int:
 def _settle() -> None:
     """Loads what a successor does without until it serves. Not later: an upgrade is the time when the files of this
     package are replaced by another release's."""
-    from . import connections, control, events, hooks, kinds, log, state, wakeup  # noqa: F401
+    from . import connections, control, descriptors, events, hooks, kinds, log, state, wakeup  # noqa: F401
 
 
 _current: "Flip | None" = None
