@@ -205,7 +205,8 @@ $(BENCH_COUNTING): FORCE
 
 bench-go: stage # the Go programs of the benchmark, in target/bench-go
 	@mkdir -p $(TARGET)/bench-go
-	cd benches/go && $(GO_ENV) $(GO) build -o $(abspath $(TARGET))/bench-go/ ./...
+	cd benches/go && $(GO_ENV) $(GO) build -o $(abspath $(TARGET))/bench-go/ ./... && \
+		$(GO_ENV) $(GO) build -tags shellflip_static -o $(abspath $(TARGET))/bench-go/upgrade_static ./upgrade
 
 bench-programs: $(BENCH_C) $(C_OUT)/http_v1 $(BENCH_COUNTING) $(BENCH_VENV)/requirements.txt bench-go python
 	cargo build --release --package testkit --bin flipload --bin control_server
@@ -225,11 +226,14 @@ bench-publish: # the results of the last run as docs/benchmark, which the README
 # One object whose only visible symbols are the interface's: two archives that were made from Rust have the standard
 # library in common, and a program could link only one of them. Section groups are dissolved, since the linker would
 # keep only one of two with the same name, although what is in them is local now. The compiler's bitcode goes, too:
-# binutils with another LLVM's plugin stumble over it.
+# binutils with another LLVM's plugin stumble over it. The unwinder becomes a part of it, where the compiler has it as an
+# archive: see build.rs.
+UNWINDER = $(filter /%,$(shell $(CC) -print-file-name=libgcc_eh.a))
+
 $(RELEASE)/archive/libshellflip.a: $(RELEASE)/libshellflip.a
 	@mkdir -p $(@D) && rm -f $@
 	$(LD) -r --force-group-allocation $$(sed -n 's/^[^ #].*[ *]\(flip_[a-z_]*\)(.*/-u \1/p' include/shellflip.h) $< \
-		-o $(@D)/shellflip.o
+		$(UNWINDER) -o $(@D)/shellflip.o
 	$(OBJCOPY) --wildcard --keep-global-symbol='flip_*' -R .llvmbc -R .llvmcmd $(@D)/shellflip.o
 	$(AR) rcs $@ $(@D)/shellflip.o
 

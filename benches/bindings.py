@@ -26,16 +26,20 @@ WAYS: dict[str, tuple[list[str | Path], str]] = {
     PYTHON_FLOOR: (started(PYTHON, "-c", ONE_BYTE), PYTHON_FLOOR),
     "interpreter, ctypes": (importing("ctypes"), PYTHON_FLOOR),
     "interpreter, ctypes, socket": (importing("ctypes, socket"), PYTHON_FLOOR),
+    "interpreter, ctypes, socket, signal": (importing("ctypes, socket, signal"), PYTHON_FLOOR),
     "interpreter, shellflip": (importing("shellflip"), PYTHON_FLOOR),
     "upgrade, Python": ([PYTHON, UPGRADE, "10"], PYTHON_FLOOR),
     GO_FLOOR: (started(GO / "floor"), GO_FLOOR),
     "bare Go program with cgo": (started(GO / "cgo"), GO_FLOOR),
     "upgrade, Go": ([GO / "upgrade", "10"], GO_FLOOR),
+    "upgrade, Go, archive": ([GO / "upgrade_static", "10"], GO_FLOOR),
 }
 NOTES = {
     "interpreter, ctypes": "what any package without a compiled part needs",
     "interpreter, ctypes, socket": "and what any server imports",
+    "interpreter, ctypes, socket, signal": "and what any package with signal handlers imports",
     "interpreter, shellflip": "what of the upgrade is import of the package",
+    "upgrade, Go, archive": "the same, built with -tags shellflip_static",
     "bare Go program with cgo": "what any package over a C library needs",
 }
 

@@ -40,6 +40,22 @@ func TestWithoutCgoNewSaysSo(t *testing.T) {
 	}
 }
 
+// Every further library is one more to find, map and relocate before main.
+func TestWithTheArchiveAProgramNeedsTheCLibraryAlone(t *testing.T) {
+	if raceEnabled {
+		return // the other run of this test is enough
+	}
+	if unwinder, _ := exec.Command("cc", "-print-file-name=libgcc_eh.a").Output(); !strings.HasPrefix(string(unwinder), "/") {
+		skip(t, "the compiler's unwinder is no archive")
+	}
+	program := filepath.Join(t.TempDir(), "quiet")
+	tool(t, "testdata/quiet", nil, "build", "-tags", "shellflip_static", "-o", program, ".")
+	linked, err := exec.Command("ldd", program).Output()
+	if err != nil || strings.Contains(string(linked), "shellflip") || strings.Contains(string(linked), "libgcc") {
+		t.Errorf("%v: %s", err, linked)
+	}
+}
+
 // Two archives that were made from Rust have much in common, of which a program may have only one.
 func TestTheArchiveLinksBesideAnotherRustArchive(t *testing.T) {
 	if raceEnabled {

@@ -1,11 +1,9 @@
 """The C interface: where the library is, and the prototype of every function of include/shellflip.h that is used
 here.
 
-A test compares PROTOTYPES with the header. `ctypes.CDLL` releases the interpreter's lock during each call. The text
-of `flip_last_error` belongs to the calling thread: `errors.check` fetches it right after the call that failed.
+A test compares all of it with the header. `ctypes.CDLL` releases the interpreter's lock during each call. The text of
+`flip_last_error` belongs to the calling thread: `errors.check` fetches it right after the call that failed.
 """
-
-from __future__ import annotations
 
 import ctypes
 import os
@@ -13,14 +11,15 @@ from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64,
 
 TYPE_CHECKING = False  # as typing has it, which is not imported here: a successor starts sooner without it
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any
 
 #: Names the library to load instead of the one beside the package. The only override there is.
-OVERRIDE: Final = "SHELLFLIP_LIBRARY"
-BESIDE: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libshellflip.so")
+OVERRIDE = "SHELLFLIP_LIBRARY"
+BESIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libshellflip.so")
 
-#: Result, then arguments. Opaque pointers are c_void_p.
-PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+#: Result, then arguments. Opaque pointers are c_void_p, and so is a pointer to a pointer: a type of its own for that
+#: takes longer to make than the call that needs it.
+PROTOTYPES: "dict[str, tuple[Any, ...]]" = {
     "flip_config_new": (c_void_p,),
     "flip_config_free": (None, c_void_p),
     "flip_config_set_signal": (c_int, c_void_p, c_int, c_int),
@@ -34,10 +33,10 @@ PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "flip_config_set_pid_file": (c_int, c_void_p, c_char_p),
     "flip_config_set_watchdog": (c_int, c_void_p, c_int),
     "flip_config_set_fd_store": (c_int, c_void_p, c_int),
-    "flip_init": (c_int, c_void_p, POINTER(c_void_p)),
+    "flip_init": (c_int, c_void_p, c_void_p),
     "flip_free": (None, c_void_p),
     "flip_generation": (c_int, c_void_p),
-    "flip_set_command": (c_int, c_void_p, c_char_p, POINTER(c_char_p)),
+    "flip_set_command": (c_int, c_void_p, c_char_p, c_void_p),
     "flip_set_env": (c_int, c_void_p, c_char_p, c_char_p),
     "flip_set_directory": (c_int, c_void_p, c_char_p),
     "flip_listen": (c_int, c_void_p, c_char_p),
@@ -62,7 +61,7 @@ PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "flip_drain": (c_int, c_void_p, c_int),
     "flip_drained_fd": (c_int, c_void_p),
     "flip_event_fd": (c_int, c_void_p),
-    "flip_next_event": (c_int, c_void_p, c_int, POINTER(c_void_p)),
+    "flip_next_event": (c_int, c_void_p, c_int, c_void_p),
     "flip_event_kind": (c_int, c_void_p),
     "flip_event_state_fd": (c_int, c_void_p),
     "flip_event_failure": (c_int, c_void_p),
@@ -83,13 +82,25 @@ def library_path() -> str:
     return os.environ.get(OVERRIDE) or BESIDE
 
 
-def load(path: str) -> ctypes.CDLL:
-    """Loads the library and gives each function its prototype; ImportError says which file and why not."""
+class Library(ctypes.CDLL):
+    """Each function has its prototype from when it is first asked for: a successor calls a dozen before it serves."""
+
+    def __getattr__(self, name: str) -> "Any":
+        """The function of this name, which is kept only once it is complete: other threads may ask for it too."""
+        if name not in PROTOTYPES:
+            raise AttributeError(name)
+        result, *arguments = PROTOTYPES[name]
+        function = self[name]
+        function.restype, function.argtypes = result, arguments
+        setattr(self, name, function)
+        return function
+
+
+def load(path: str) -> "Library":
+    """Loads the library; ImportError says which file and why not."""
     try:
-        library = ctypes.CDLL(path)
-        for name, (result, *arguments) in PROTOTYPES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        library = Library(path)
+        _ = library.flip_init  # any other library has none
     except (OSError, AttributeError) as error:
         hint = "" if os.environ.get(OVERRIDE) else f"; build the wheel with pip, or name a library in {OVERRIDE}"
         raise ImportError(f"cannot load {path}: {error}{hint}") from error
@@ -98,4 +109,14 @@ def load(path: str) -> ctypes.CDLL:
 
 #: Loaded with the package: the directory and the signals that a successor starts with are looked at then. No thread
 #: starts before Flip().
-lib: Final = load(library_path())
+lib = load(library_path())
+
+#: Numbers that are needed before the enumerations of kinds.py are, and the kinds of events, which no host sees.
+REQUEST_NONE = 0
+REQUEST_UPGRADE = 1
+REQUEST_STOP = 2
+EVENT_STARTING = 1
+EVENT_STATE = 2
+EVENT_FAILED = 4
+EVENT_SHUTDOWN = 8
+EVENT_LOG = 16

@@ -7,19 +7,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import lib
-from .config import Shutdown
 from .descriptors import readable
 from .errors import check, check_ready
 from .hooks import Pump
+from .kinds import Shutdown
 
 if TYPE_CHECKING:
     from .descriptors import Descriptors
-    from .listener import Listener
 
 #: From accept(2) to the first line of a handler an event loop takes up to four turns.
 TURNS_OF_AN_ACCEPT = 8
@@ -36,7 +36,7 @@ class Loop:
         pump: Pump,
         descriptors: Descriptors,
         look: Callable[[], Shutdown | None],
-        listeners: Iterable[Listener],
+        listeners: Mapping[int, int],
     ) -> None:
         self._handle = handle
         self._pump = pump
@@ -89,9 +89,9 @@ class Loop:
         if self._loop is not None and self._descriptors.has_shut_down():
             # It stays readable for ever, and so do listeners, for connections that are another process's to take.
             self._loop.remove_reader(self._descriptors.shutdown)
-            for listener in self._listeners:
-                if not listener.kept and listener.fileno() >= 0:
-                    self._loop.remove_reader(listener.fileno())
+            for descriptor, inode in self._listeners.items():
+                if _inode(descriptor) == inode:
+                    self._loop.remove_reader(descriptor)
 
     async def ready(self, timeout: float | None) -> None:
         """As Flip.aready."""
@@ -147,3 +147,11 @@ class Loop:
             pass
         finally:
             loop.remove_reader(descriptor)
+
+
+def _inode(descriptor: int) -> int:
+    """Which file it is; -1: none, it was closed."""
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:
+        return -1

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from . import log
-from .config import Shutdown
 from .errors import FlipError
+from .kinds import Shutdown
 
 if TYPE_CHECKING:
     from .flip import Flip

@@ -1,17 +1,13 @@
 """What can be chosen before Flip() starts: keyword arguments into a flip_config_t. Times are seconds here,
-milliseconds there. Called by Flip() alone.
+milliseconds there; and what flip_init has to find in the environment, and nobody after it. `started` and
+`leave_environment` are called by Flip() alone.
 """
 
-from __future__ import annotations
-
-import contextlib
 import ctypes
-import enum
 import math
 import os
-from collections.abc import Iterator
 
-from ._ffi import lib
+from ._ffi import EVENT_FAILED, EVENT_LOG, EVENT_SHUTDOWN, REQUEST_NONE, lib
 from .errors import check
 
 TYPE_CHECKING = False
@@ -24,40 +20,6 @@ else:
 
         def __init_subclass__(cls, *, total: bool) -> None:
             """Takes what a typed dictionary is told."""
-
-
-class Request(enum.IntEnum):
-    """What a signal, or `Flip.request`, asks for."""
-
-    #: Nothing: the signal is left alone.
-    NONE = 0
-    #: Replace this process by a new one.
-    UPGRADE = 1
-    #: Finish and exit.
-    STOP = 2
-    #: Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
-    DETACH = 3
-
-
-class Shutdown(enum.IntEnum):
-    """Why this process is to finish."""
-
-    #: A successor serves: finish the open connections and exit.
-    UPGRADE = 1
-    #: The service ends: finish the open connections and exit.
-    STOP = 2
-    #: This process is on its own and goes on serving; told once.
-    DETACH = 3
-
-
-class EventKind(enum.IntEnum):
-    """The bits of the mask of events."""
-
-    STARTING = 1
-    STATE = 2
-    FAILED = 4
-    SHUTDOWN = 8
-    LOG = 16
 
 
 class Settings(TypedDict, total=False):
@@ -84,6 +46,10 @@ class Settings(TypedDict, total=False):
     fd_store: bool | None
 
 
+#: How long one call into the library may keep a Python signal handler waiting, in milliseconds.
+SLICE_MS = 50
+
+
 def milliseconds(seconds: float | None) -> int:
     """For a `timeout_ms`: None is no limit; rounded up, so that a short time-out does not become a busy loop."""
     if seconds is None:
@@ -93,28 +59,52 @@ def milliseconds(seconds: float | None) -> int:
     return min(math.ceil(seconds * 1000), 2**31 - 1)
 
 
-@contextlib.contextmanager
-def made(mask: int, settings: Settings) -> Iterator[ctypes.c_void_p]:
-    """A configuration that lives as long as the block. The library's own signal handling is off: CPython and the
-    library would silently unplug each other's handlers."""
-    config = ctypes.c_void_p(lib.flip_config_new())
+#: The events that every Flip subscribes to. The others are questions; each has to be answered in time, and who
+#: subscribes to EVENT_STATE promises a state to every successor.
+TOLD = EVENT_LOG | EVENT_FAILED | EVENT_SHUTDOWN
+
+
+def started(events: int, settings: "Settings") -> ctypes.c_void_p:
+    """The handle of flip_init. The library's own signal handling is off: CPython and the library would silently
+    unplug each other's handlers."""
+    handle, config = ctypes.c_void_p(), ctypes.c_void_p(lib.flip_config_new())
     if not config:
         raise MemoryError("flip_config_new")
     try:
-        check(lib.flip_config_set_signal(config, 0, Request.NONE))
-        check(lib.flip_config_set_events(config, mask))
+        check(lib.flip_config_set_signal(config, 0, REQUEST_NONE))
+        check(lib.flip_config_set_events(config, events))
         for name, value in settings.items():
             if name not in Settings.__annotations__:
                 raise TypeError(f"Flip() got an unexpected keyword argument {name!r}")
             if value is not None:
                 setter = getattr(lib, f"flip_config_set_{name}")
                 check(setter(config, _encoded(name, value)))
-        yield config
+        check(lib.flip_init(config, ctypes.byref(handle)))
     finally:
         lib.flip_config_free(config)
+    return handle
 
 
-def _encoded(name: str, value: Any) -> Any:
+def _encoded(name: str, value: "Any") -> "Any":
     if name in ("control_socket", "pid_file"):
         return os.fsencode(value)
     return int(value) if name in ("max_draining", "watchdog", "fd_store") else milliseconds(value)
+
+
+#: What may have been meant for this process alone.
+_PREFIXES = (b"LISTEN_", b"SHELLFLIP_", b"NOTIFY_SOCKET", b"WATCHDOG_", b"SYSTEMD_EXEC_PID", b"MAINPID")
+
+_getenv = ctypes.CDLL(None).getenv
+_getenv.restype, _getenv.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+
+
+def leave_environment() -> None:
+    """After flip_init: removes from os.environ, a copy that Python makes at its start, what the library has removed
+    from the C environment, and the variables of socket activation, which it leaves to C hosts of generation 0. Else a
+    child started with the copy would take itself for a successor, and gunicorn the descriptors that are Flip's. Of
+    other variables nothing is known and nothing changed."""
+    activated = os.environb.get(b"LISTEN_PID") == b"%d" % os.getpid()
+    for name in list(os.environb):
+        consumed = activated and name.startswith(b"LISTEN_")
+        if consumed or (name.startswith(_PREFIXES) and _getenv(name) is None):
+            os.environb.pop(name, None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
-import weakref
-from types import TracebackType
 
 from ._ffi import lib
 from .errors import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
 
 
 class Connection(socket.socket):
@@ -18,11 +21,8 @@ class Connection(socket.socket):
 
     def __init__(self, handle: object, listener: socket.socket, descriptor: int) -> None:
         super().__init__(listener.family, listener.type, listener.proto, descriptor)
-        # A finalizer and not __del__: it runs once, whatever comes first, and never at interpreter exit, when the
-        # kernel closes what is open.
         # None: of a listener that outlives shutdown, whose connections no drain waits for.
-        self._end = weakref.finalize(self, _uncount, handle)
-        self._end.atexit = False
+        self._end = _End(handle)
 
     def _real_close(self) -> None:
         # The hook that ssl.SSLSocket uses as well: close() with files from makefile() still open does not get here.
@@ -36,9 +36,20 @@ class Connection(socket.socket):
         return descriptor
 
 
-def _uncount(handle: object) -> None:
-    if handle is not None:
-        lib.flip_conn_end(handle)
+class _End:
+    """The end of one count, which comes once: when it is called, or when its connection is collected."""
+
+    def __init__(self, handle: object) -> None:
+        self.handle = handle
+
+    # Bound here, since the module may have lost its names when the interpreter exits.
+    def __call__(self, conn_end: Callable[[object], object] = lib.flip_conn_end) -> None:
+        # pop: of two threads one gets it.
+        handle = self.__dict__.pop("handle", None)
+        if handle is not None:
+            conn_end(handle)
+
+    __del__ = __call__
 
 
 class Guard:

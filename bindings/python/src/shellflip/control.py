@@ -11,8 +11,9 @@ import ctypes
 import os
 
 from ._ffi import lib
-from .config import Request, milliseconds
-from .errors import Failure, check, check_upgrade
+from .config import milliseconds
+from .errors import check, check_upgrade
+from .kinds import Failure, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

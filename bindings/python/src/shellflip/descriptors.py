@@ -1,15 +1,18 @@
 """The descriptors of the library that a host watches, and waiting on them in Python, where signal handlers run."""
 
-from __future__ import annotations
-
 import os
 import select
 import time
-import weakref
+from _thread import allocate_lock
 
 from ._ffi import lib
 from .errors import check
-from .wakeup import Wakeup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .wakeup import Wakeup
 
 #: While another thread is in a hook its events stay readable; waiting for them would spin.
 BUSY_PAUSE = 0.05
@@ -20,7 +23,10 @@ class _Closing:
 
     def __init__(self) -> None:
         self._number = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        weakref.finalize(self, os.close, self._number).atexit = False
+
+    # Bound here, since the module may have lost its names when the interpreter exits.
+    def __del__(self, close: "Callable[[int], None]" = os.close) -> None:
+        close(self._number)
 
     def fileno(self) -> int:
         return self._number
@@ -36,22 +42,43 @@ def readable(descriptor: int) -> bool:
 class Descriptors:
     """Borrowed from the library, but for `closing`, which is readable once Flip.close has begun."""
 
-    def __init__(self, handle: object) -> None:
-        self.event = check(lib.flip_event_fd(handle))
+    def __init__(self, handle: object, *, forked: bool) -> None:
+        self._handle = handle
+        self.event = -1 if forked else check(lib.flip_event_fd(handle))
         self.shutdown = check(lib.flip_shutdown_fd(handle))
-        self.drained = check(lib.flip_drained_fd(handle))
         self.closing = _Closing()
-        self.wakeup = Wakeup()
+        self._lock = allocate_lock()
+        self._wakeup: Wakeup | None = None
+        self._is_closed = False
         self._both: select.epoll | None = None
+
+    @property
+    def drained(self) -> int:
+        """Readable once a drain is over; -1 in a forked child."""
+        return check(lib.flip_drained_fd(self._handle)) if self.event >= 0 else -1
+
+    @property
+    def wakeup(self) -> "Wakeup":
+        """Made for the first wait of a thread or a loop, and not any more once it is closed."""
+        from .wakeup import Wakeup
+
+        with self._lock:
+            if self._wakeup is None:
+                if self._is_closed:
+                    raise ValueError("this Flip is closed")
+                self._wakeup = Wakeup()
+            return self._wakeup
 
     def after_fork_in_child(self) -> None:
         """The library has closed its copies, whose numbers may be anybody's now; ours are shared with the parent, who
         must hear nothing of what happens here."""
-        self.event = self.drained = -1
+        self.event = -1
         self.closing = _Closing()
         self._both = None
-        self.wakeup.close()
-        self.wakeup = Wakeup()
+        self._lock = allocate_lock()
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
 
     def both(self) -> int:
         """One descriptor for hosts with a loop of their own: readable while an event waits, and from shutdown on."""
@@ -65,7 +92,10 @@ class Descriptors:
     def close(self) -> None:
         """Wakes whoever waits."""
         os.eventfd_write(self.closing.fileno(), 1)
-        self.wakeup.close()
+        with self._lock:
+            self._is_closed = True
+            if self._wakeup is not None:
+                self._wakeup.close()
         if self._both is not None:
             self._both.close()
 
@@ -73,7 +103,7 @@ class Descriptors:
         """Whether shutdown has fired."""
         return readable(self.shutdown)
 
-    def wait(self, until: float | None, *, busy: bool, listener: int = -1, shutdown: bool = True) -> set[int]:
+    def wait(self, until: float | None, busy: bool, listener: int, shutdown: bool) -> set[int]:
         """Waits for any of them; which are readable, none at `until` (time.monotonic). Signal handlers run meanwhile,
         and what they raise is raised here."""
         poller = select.poll()
@@ -87,8 +117,11 @@ class Descriptors:
         left = None if until is None else max(0.0, until - time.monotonic())
         if busy:
             left = BUSY_PAUSE if left is None else min(left, BUSY_PAUSE)
-        with self.wakeup.used() as used:
-            if used:
-                poller.register(self.wakeup, select.POLLIN)
-            found = {descriptor for descriptor, _ in poller.poll(None if left is None else left * 1000)}
-        return found
+        wakeup = self.wakeup
+        before = wakeup.begin()
+        try:
+            if before is not None:
+                poller.register(wakeup, select.POLLIN)
+            return {descriptor for descriptor, _ in poller.poll(None if left is None else left * 1000)}
+        finally:
+            wakeup.end(before)

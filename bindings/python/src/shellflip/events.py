@@ -7,12 +7,13 @@ import errno
 import os
 
 from ._ffi import lib
-from .config import EventKind
-from .errors import Failure, check
+from .errors import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from .kinds import Failure
 
 
 class Event:
@@ -20,10 +21,16 @@ class Event:
 
     def __init__(self, pointer: ctypes.c_void_p) -> None:
         self._pointer = pointer
-        self.kind = EventKind(lib.flip_event_kind(pointer))
+        self.kind: int = lib.flip_event_kind(pointer)
         text: bytes = lib.flip_event_text(pointer)
         self.text = text.decode(errors="replace")
-        self.failure = Failure(lib.flip_event_failure(pointer))
+
+    @property
+    def failure(self) -> Failure:
+        """FAILED: how. Before `free`."""
+        from .kinds import Failure
+
+        return Failure(lib.flip_event_failure(self._pointer))
 
     @staticmethod
     def next(handle: object) -> Event | None:

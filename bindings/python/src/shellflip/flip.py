@@ -1,29 +1,23 @@
 """Flip: one generation of a server, as its own process sees it. Everything else in the package serves this class."""
 
-from __future__ import annotations
-
 import atexit
-import contextlib
 import ctypes
 import errno
 import os
 import sys
-import threading
 import time
-import weakref
+from _thread import allocate_lock
 
-from . import config, control, environment, log, state
+from . import config
 from . import signals as signals_
-from ._ffi import lib
-from .config import Request, Settings, Shutdown, milliseconds
-from .connections import Connection, Guard
-from .descriptors import Descriptors
+from ._ffi import EVENT_STARTING, EVENT_STATE, lib
+from .config import SLICE_MS, Settings, milliseconds
 from .errors import FlipError, check, check_ready, check_upgrade
-from .hooks import OnFailure, OnState, OnUpgrade, Pump
 from .listener import Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, BinaryIO, Protocol
@@ -31,6 +25,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .aio import Loop
+    from .connections import Connection, Guard
+    from .descriptors import Descriptors
+    from .hooks import OnFailure, OnState, OnUpgrade, Pump
+    from .kinds import Request, Shutdown
 
     class HasFileno(Protocol):
         """A socket, a file: whatever has a descriptor."""
@@ -57,54 +55,63 @@ class Flip:
     def __init__(
         self,
         *,
-        signals: bool | Mapping[int, Request] = True,
-        command: Sequence[str | bytes] | None = None,
-        on_upgrade: OnUpgrade | None = None,
-        on_state: OnState | None = None,
-        on_failure: OnFailure | None = None,
-        **settings: Unpack[Settings],
+        signals: "bool | Mapping[int, Request]" = True,
+        command: "Sequence[str | bytes] | None" = None,
+        on_upgrade: "OnUpgrade | None" = None,
+        on_state: "OnState | None" = None,
+        on_failure: "OnFailure | None" = None,
+        **settings: "Unpack[Settings]",
     ) -> None:
         self._closed = False
         self._shutdown: Shutdown | None = None
         self._made_loop: Loop | None = None
+        #: Made when they are needed. Of those that two threads make at once the first one is used.
+        self._pumps: list[Pump] = []
+        self._sets: list[Descriptors] = []
+        self._forked = False
+        self._hooks = (on_upgrade, on_state, on_failure)
         self._watchers: list[threading.Thread] = []
-        self._close_lock = threading.Lock()
-        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
-        self._handle = ctypes.c_void_p()
-        with config.made(Pump.mask(on_upgrade, on_state), settings) as configuration:
-            check(lib.flip_init(configuration, ctypes.byref(self._handle)))
-        with contextlib.ExitStack() as undo:
-            undo.callback(lib.flip_free, self._handle)
-            environment.follow()
-            self._descriptors = Descriptors(self._handle)
-            undo.callback(self._descriptors.close)
-            self._pump = Pump(self._handle, on_upgrade, on_state, on_failure)
+        self._lock = allocate_lock()
+        #: Descriptor and inode of those that shutdown stops. The descriptor alone may be another file's later.
+        self._listeners: dict[int, int] = {}
+        #: How many more waits may begin before what is needed later is loaded.
+        self._unsettled = 2
+        events = config.TOLD
+        if on_upgrade is not None:
+            events |= EVENT_STARTING
+        if on_state is not None:
+            events |= EVENT_STATE
+        self._handle = config.started(events, settings)
+        try:
+            config.leave_environment()
             if command is not None:
                 self.set_command(command)
             elif sys.executable and sys.orig_argv:
                 # Not sys.argv, which has lost the options and -m; not /proc/self/exe, which loses the venv.
                 self.set_command([sys.executable, *sys.orig_argv[1:]])
             self._signals = signals_.Signals(signals, self._ask_quietly)
-            undo.pop_all()
+        except BaseException:
+            lib.flip_free(self._handle)
+            raise
         atexit.register(self.close)
         _forked_with(self)
 
     # Life
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: "TracebackType | None"
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> "Self":
         self._loop.attach()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: "TracebackType | None"
     ) -> None:
         self.close()
 
@@ -112,21 +119,26 @@ class Flip:
         """Ends it, once or more often; at interpreter exit at the latest. Before `ready` this gives up: the
         predecessor serves on. In a process that serves it is a stop whose drain is over. Waits up to 10 s for a
         successor that has been told to serve."""
-        with self._close_lock:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
         if self._made_loop is not None:
             self._made_loop.detach()
-        self._descriptors.close()
-        for watcher in self._watchers:
-            if watcher is not threading.current_thread():
-                watcher.join()
-        if not self._in_child():
+        for made in self._sets:
+            made.close()
+        if self._watchers:
+            import threading
+
+            for watcher in self._watchers:
+                if watcher is not threading.current_thread():
+                    watcher.join()
+        if not self._forked:
             self._pump.run(closing=True)
         lib.flip_free(self._handle)
         self._signals.restore()
         atexit.unregister(self.close)
+        _forget_at_forks(self)
 
     @property
     def closed(self) -> bool:
@@ -139,22 +151,42 @@ class Flip:
         return self._handle
 
     @property
-    def _loop(self) -> Loop:
+    def _descriptors(self) -> "Descriptors":
+        # Made when something is waited for first, which a successor does not do before it serves.
+        if not self._sets:
+            from .descriptors import Descriptors
+
+            self._sets.append(Descriptors(self._open(), forked=self._forked))
+            if self._closed:
+                self._sets[0].close()  # `close` may have looked before
+        return self._sets[0]
+
+    @property
+    def _pump(self) -> "Pump":
+        # Likewise.
+        if not self._pumps:
+            from .hooks import Pump
+
+            self._pumps.append(Pump(self._handle, *self._hooks))
+        return self._pumps[0]
+
+    @property
+    def _loop(self) -> "Loop":
         # Made when it is needed: asyncio takes longer to import than an interpreter to start.
         if self._made_loop is None:
             from .aio import Loop
 
+            _settle()
             self._made_loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
         return self._made_loop
 
-    def _in_child(self) -> bool:
-        return self._descriptors.event < 0
-
     def _after_fork_in_child(self) -> None:
-        if not self._closed:
-            self._descriptors.after_fork_in_child()
-        self._pump.renew()
-        self._close_lock = threading.Lock()
+        self._forked = True
+        if self._sets and not self._closed:
+            self._sets[0].after_fork_in_child()
+        for pump in self._pumps:
+            pump.renew()
+        self._lock = allocate_lock()
         self._watchers.clear()
         self._signals.restore()
         self._signals.after_fork()
@@ -166,7 +198,7 @@ class Flip:
         """Which generation this is; 0: it was not started by an upgrade."""
         return check(lib.flip_generation(self._open()))
 
-    def set_command(self, command: Sequence[str | bytes], executable: str | bytes | None = None) -> None:
+    def set_command(self, command: "Sequence[str | bytes]", executable: str | bytes | None = None) -> None:
         """What the next upgrade runs: a program and its arguments. Without a slash it is looked for in PATH."""
         if not command:
             raise ValueError("a command has at least the name of a program")
@@ -199,11 +231,11 @@ class Flip:
 
     def _listener(self, address: str | bytes, descriptor: int) -> Listener:
         kept = b"keep=" in os.fsencode(address).partition(b"?")[2]
-        listener = Listener.of(self._handle, descriptor, kept=kept)
-        self._listeners.add(listener)
-        return listener
+        if not kept:
+            self._listeners[descriptor] = os.fstat(descriptor).st_ino
+        return Listener.of(self._handle, descriptor, kept=kept)
 
-    def add(self, name: str | bytes, descriptor: int | HasFileno) -> None:
+    def add(self, name: str | bytes, descriptor: "int | HasFileno") -> None:
         """Passes any descriptor on under a name. It is duplicated and stays yours; what had the name before is no
         longer passed on."""
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
@@ -238,9 +270,11 @@ class Flip:
         with file:
             return file.read()
 
-    def state_file(self) -> BinaryIO | None:
+    def state_file(self) -> "BinaryIO | None":
         """The same as a file, at its start, for states that are large. FlipError with kind STATE where it was lost
         with the predecessor; `ready` then lets this process serve without."""
+        from . import state
+
         return state.opened(self._open())
 
     def ready(self, timeout: float | None = None) -> None:
@@ -270,15 +304,17 @@ class Flip:
 
     # The old process
 
-    def request(self, request: Request) -> None:
+    def request(self, request: "Request") -> None:
         """Asks for an upgrade, a stop or a detach, and returns. Any thread, and signal handlers."""
         check(lib.flip_request(self._open(), request))
 
-    def _ask_quietly(self, request: Request) -> None:
+    def _ask_quietly(self, request: int) -> None:
         # From a signal handler, which has nobody to raise to.
         result: int = lib.flip_request(self._handle, request)
         if result < 0:
-            log.debug("a signal asked for %s: %s", request.name, os.strerror(-result))
+            from . import log
+
+            log.debug("a signal made request %d: %s", request, os.strerror(-result))
 
     def upgrade(self, timeout: float | None = None) -> int:
         """Replaces this process; the pid of the successor once everything has been handed over. FlipError says why
@@ -307,9 +343,10 @@ class Flip:
         """For a loop of your own (select, epoll): readable while an event waits, and from shutdown on for ever. Call
         `handle_events` then. Borrowed: until `close`."""
         self._open()
+        _settle()
         return self._descriptors.both()
 
-    def handle_events(self) -> Shutdown | None:
+    def handle_events(self) -> "Shutdown | None":
         """Handles what waits, hooks included, without waiting itself; why to finish, None: nothing to do. A detach is
         returned once."""
         self._open()
@@ -319,9 +356,9 @@ class Flip:
     @property
     def stopping(self) -> bool:
         """Whether shutdown has fired: answers should announce that the connection ends."""
-        return self._shutdown is not None or self._descriptors.has_shut_down()
+        return self._closed or self._shutdown is not None or self._descriptors.has_shut_down()
 
-    def _look(self) -> Shutdown | None:
+    def _look(self) -> "Shutdown | None":
         if self._shutdown is not None:
             return self._shutdown
         # An announced shutdown fires within microseconds; a detach has no descriptor that would say so later.
@@ -329,31 +366,47 @@ class Flip:
         result: int = lib.flip_wait_shutdown(self._handle, patience)
         if result in _AGAIN:
             return None
+        from .kinds import Shutdown
+
         kind = Shutdown(check(result))
         self._pump.shutdown_announced = False
         if kind is not Shutdown.DETACH:
             self._shutdown = kind
         return kind
 
-    def wait(self, timeout: float | None = None) -> Shutdown | None:
+    def wait(self, timeout: float | None = None) -> "Shutdown | None":
         """Waits for shutdown and handles events meanwhile: hooks run in this thread. Python's signal handlers run as
         ever. None: `timeout` seconds have passed."""
         until = _until(timeout)
         while True:
             if (kind := self.handle_events()) is not None:
                 return kind
-            if not self._descriptors.wait(until, busy=self._pump.busy) and _passed(until):
+            if not self._wait(until) and _passed(until):
                 return None
 
-    async def wait_shutdown(self) -> Shutdown:
+    def _wait(self, until: float | None, *, listener: int = -1, shutdown: bool = True) -> set[int]:
+        # The first time that there is nothing to do, or else the second time, what was left for later is loaded.
+        if self._unsettled:
+            self._unsettled -= 1
+            now = time.monotonic()
+            if self._unsettled and (found := self._descriptors.wait(now, self._pump.busy, listener, shutdown)):
+                return found
+            self._unsettled = 0
+            _settle()
+        return self._descriptors.wait(until, self._pump.busy, listener, shutdown)
+
+    async def wait_shutdown(self) -> "Shutdown":
         """`wait` in an event loop, which handles events and hooks from then on."""
         self._open()
         return await self._loop.wait_shutdown()
 
-    def watch(self, then: Callable[[Shutdown], object]) -> threading.Thread:
+    def watch(self, then: "Callable[[Shutdown], object]") -> "threading.Thread":
         """For hosts whose main thread is inside another library's loop: a thread that calls `wait`, so that events
         and hooks are handled there, and then `then`. Not before `ready`; `close` waits for it."""
         self._open()
+        import threading
+
+        from .kinds import Shutdown
 
         def run() -> None:
             try:
@@ -371,14 +424,16 @@ class Flip:
         thread.start()
         return thread
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> "dict[str, Any]":
         """What this process is and does; docs/control.md describes the keys."""
         handle = self._open()
+        from . import control
+
         return control.read_status(lambda buffer, size: lib.flip_status(handle, buffer, size))
 
     # Connections
 
-    def accept(self, listener: Listener, timeout: float | None = None) -> Connection | None:
+    def accept(self, listener: Listener, timeout: float | None = None) -> "Connection | None":
         """The next connection, counted until it is closed; None from shutdown on. Any number of threads. Handles
         events meanwhile, as `wait` does. TimeoutError: `timeout` seconds have passed."""
         until = _until(timeout)
@@ -386,9 +441,7 @@ class Flip:
         while True:
             self._open()
             self._pump.run()
-            readable = self._descriptors.wait(
-                until, busy=self._pump.busy, listener=listener.fileno(), shutdown=watch_shutdown
-            )
+            readable = self._wait(until, listener=listener.fileno(), shutdown=watch_shutdown)
             if self._descriptors.shutdown in readable:
                 if not listener.kept:
                     return None
@@ -408,8 +461,10 @@ class Flip:
             if _passed(until):
                 raise TimeoutError(errno.ETIMEDOUT, "no connection was this process's to take")
 
-    def connection(self) -> Guard:
+    def connection(self) -> "Guard":
         """Counts one connection that was accepted in another way, while a `with` or `async with` block runs."""
+        from .connections import Guard
+
         return Guard(self._open())
 
     @property
@@ -448,26 +503,41 @@ def _passed(until: float | None) -> bool:
 
 def _slice_ms(until: float | None) -> int:
     """How long one call into the library may wait: Python's signal handlers run after it."""
-    left = state.SLICE_MS if until is None else milliseconds(max(0.0, until - time.monotonic()))
-    return min(left, state.SLICE_MS)
+    left = SLICE_MS if until is None else milliseconds(max(0.0, until - time.monotonic()))
+    return min(left, SLICE_MS)
 
 
-_current: weakref.ref[Flip] | None = None
+def _settle() -> None:
+    """Loads what a successor does without until it serves. Not later: an upgrade is the time when the files of this
+    package are replaced by another release's."""
+    from . import connections, control, descriptors, events, hooks, kinds, log, state, wakeup  # noqa: F401
 
 
-def _forked_with(flip: Flip) -> None:
+_current: "Flip | None" = None
+_registered = False
+
+
+def _forked_with(flip: "Flip") -> None:
     """From now on forked children know that this Flip's threads, events and signals are their parent's."""
-    global _current
-    if _current is None:
+    global _current, _registered
+    if not _registered:
+        _registered = True
         os.register_at_fork(
             before=lambda: _when_forking(lambda flip: flip._signals.before_fork()),
             after_in_parent=lambda: _when_forking(lambda flip: flip._signals.after_fork()),
             after_in_child=lambda: _when_forking(Flip._after_fork_in_child),
         )
-    _current = weakref.ref(flip)
+    _current = flip
 
 
-def _when_forking(act: Callable[[Flip], object]) -> None:
-    flip = _current() if _current is not None else None
+def _forget_at_forks(flip: "Flip") -> None:
+    """It is closed, and of interest only while its handlers could not be put back."""
+    global _current
+    if _current is flip and not flip._signals.installed:
+        _current = None
+
+
+def _when_forking(act: "Callable[[Flip], object]") -> None:
+    flip = _current
     if flip is not None:
         act(flip)

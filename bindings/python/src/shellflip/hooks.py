@@ -6,11 +6,11 @@ Nothing here runs on a thread of the library. `Pump.run` is called by the host's
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock
 from collections.abc import Callable
 
 from . import log
-from .config import EventKind
+from ._ffi import EVENT_FAILED, EVENT_LOG, EVENT_SHUTDOWN, EVENT_STARTING, EVENT_STATE
 from .errors import FlipError, Refused
 from .events import Event
 
@@ -40,21 +40,10 @@ class Pump:
         self._on_upgrade = on_upgrade
         self._on_state = on_state
         self._on_failure = on_failure
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         #: What to call when an upgrade has failed: ends hooks that are still being awaited.
         self.give_up: Callable[[], object] = lambda: None
         self.shutdown_announced = False
-
-    @staticmethod
-    def mask(on_upgrade: OnUpgrade | None, on_state: OnState | None) -> int:
-        """The events to subscribe to. Questions only where somebody answers: each has to be answered in time, and who
-        subscribes to STATE promises a state to every successor."""
-        mask: int = EventKind.LOG | EventKind.FAILED | EventKind.SHUTDOWN
-        if on_upgrade is not None:
-            mask |= EventKind.STARTING
-        if on_state is not None:
-            mask |= EventKind.STATE
-        return mask
 
     @property
     def busy(self) -> bool:
@@ -63,7 +52,7 @@ class Pump:
 
     def renew(self) -> None:
         """In a forked child, where the lock may be held by a thread that does not exist."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def run(self, spawn: Spawn | None = None, *, closing: bool = False) -> None:
         """Handles all that waits. `spawn` is given by an event loop, for hooks that are coroutines. `closing`: only
@@ -72,7 +61,7 @@ class Pump:
             return
         try:
             while (event := Event.next(self._handle)) is not None:
-                if closing and event.kind is not EventKind.LOG:
+                if closing and event.kind != EVENT_LOG:
                     event.free()
                 else:
                     self._handle_one(event, spawn)
@@ -80,19 +69,20 @@ class Pump:
             self._lock.release()
 
     def _handle_one(self, event: Event, spawn: Spawn | None) -> None:
-        if event.kind in (EventKind.STARTING, EventKind.STATE):
+        if event.kind in (EVENT_STARTING, EVENT_STATE):
             self._ask(event, spawn)
             return
+        failed = FlipError(event.text, event.failure) if event.kind == EVENT_FAILED else None
         event.free()
-        if event.kind is EventKind.LOG:
+        if event.kind == EVENT_LOG:
             log.line(event.text)
-        elif event.kind is EventKind.SHUTDOWN:
+        elif event.kind == EVENT_SHUTDOWN:
             self.shutdown_announced = True
-        elif event.kind is EventKind.FAILED:
+        elif failed is not None:
             log.failed(event.text)
             self.give_up()
             if self._on_failure is not None:
-                self._tell(self._on_failure, FlipError(event.text, event.failure), spawn)
+                self._tell(self._on_failure, failed, spawn)
 
     def _tell(self, hook: OnFailure, failure: FlipError, spawn: Spawn | None) -> None:
         async def awaited(result: Awaitable[object]) -> None:
@@ -112,7 +102,7 @@ class Pump:
         file = None
         handed_on = False
         try:
-            if event.kind is EventKind.STATE:
+            if event.kind == EVENT_STATE:
                 assert self._on_state is not None
                 file = event.state_file()
                 result = self._on_state(file)
@@ -167,7 +157,7 @@ def _refuse(event: Event, error: Exception) -> None:
     if isinstance(error, Refused):
         event.refuse(str(error) or "the host refused")
         return
-    hook = "on_state" if event.kind is EventKind.STATE else "on_upgrade"
+    hook = "on_state" if event.kind == EVENT_STATE else "on_upgrade"
     log.logger().error("%s raised, which refuses the upgrade", hook, exc_info=error)
     number = error.errno if isinstance(error, OSError) and error.errno else None
     reason = f"{hook} raised {type(error).__name__}: {error}"

@@ -4,18 +4,17 @@ asyncio, hypercorn, aiohttp, waitress and socketserver take a socket and call it
 socket of their own would reach every process that holds this one, or let a server accept at the wrong time.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 
 from ._ffi import lib
-from .connections import Connection
 from .errors import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .connections import Connection
 
 
 class Listener(socket.socket):
@@ -28,7 +27,7 @@ class Listener(socket.socket):
     kept = False
 
     @classmethod
-    def of(cls, handle: object, descriptor: int, *, kept: bool) -> Listener:
+    def of(cls, handle: object, descriptor: int, *, kept: bool) -> "Listener":
         """Takes the descriptor. Non-blocking as Python sees it, without touching flags that others share."""
         with socket.socket(fileno=descriptor) as probe:
             family, kind, protocol = probe.family, probe.type, probe.proto
@@ -37,14 +36,19 @@ class Listener(socket.socket):
         listener._handle, listener.kept = handle, kept
         return listener
 
-    def take(self, timeout_ms: int) -> Connection | None:
+    def take(self, timeout_ms: int) -> "Connection | None":
         """A connection, counted; None when none came in time. FlipError with ECANCELED from shutdown on."""
         result: int = lib.flip_accept(self._handle, self.fileno(), timeout_ms)
         if result == -errno.ETIMEDOUT:
             return None
+        return self._connection(result)
+
+    def _connection(self, result: int) -> "Connection":
+        from .connections import Connection
+
         return Connection(None if self.kept else self._handle, self, check(result))
 
-    def accept(self) -> tuple[socket.socket, Any]:
+    def accept(self) -> "tuple[socket.socket, Any]":
         """As socket.accept, and nothing before `ready` has returned and nothing from shutdown on: BlockingIOError.
         The connection is counted until it is closed."""
         if self._handle is None:
@@ -52,7 +56,7 @@ class Listener(socket.socket):
         result: int = lib.flip_accept(self._handle, self.fileno(), 0)
         if result in (-errno.ETIMEDOUT, -errno.ECANCELED):
             raise BlockingIOError(errno.EAGAIN, "no connection waits, or it is not this process's to take")
-        connection = Connection(None if self.kept else self._handle, self, check(result))
+        connection = self._connection(result)
         try:
             return connection, connection.getpeername()
         except OSError as error:

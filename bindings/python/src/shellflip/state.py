@@ -6,14 +6,12 @@ import errno
 import os
 
 from ._ffi import lib
+from .config import SLICE_MS
 from .errors import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
-
-#: How long one call into the library may keep a Python signal handler waiting, in milliseconds.
-SLICE_MS = 50
 
 
 def opened(handle: object) -> BinaryIO | None:

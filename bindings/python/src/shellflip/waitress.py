@@ -18,9 +18,9 @@ from waitress.task import WSGITask
 
 from . import log
 from .asgi import IDLE_GRACE
-from .config import Shutdown
 from .errors import FlipError
 from .flip import Flip
+from .kinds import Shutdown
 from .listener import Listener
 
 Environ = dict[str, Any]

@@ -5,12 +5,9 @@ would wait until the poll ends by itself. signal.set_wakeup_fd closes the gap.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-import threading
-from collections.abc import Iterator
 
 
 class Wakeup:
@@ -38,27 +35,28 @@ class Wakeup:
         except OSError:  # nothing, or closed
             return b""
 
-    @contextlib.contextmanager
-    def used(self) -> Iterator[bool]:
-        """For one poll. False: this is not the main thread, which alone runs signal handlers."""
-        if threading.current_thread() is not threading.main_thread():
-            yield False
-            return
-        before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+    def begin(self) -> int | None:
+        """For one poll: what was set before, for `end`. None: this is not the main thread, which alone runs signal
+        handlers."""
         try:
-            yield True
-        finally:
-            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
-            numbers = self.clear()
-            if numbers and before not in (-1, self._writer.fileno()):
-                with contextlib.suppress(OSError):
-                    os.write(before, numbers)  # an event loop's, which is not running now
+            return signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        except ValueError:
+            return None
+
+    def end(self, before: int | None) -> None:
+        """The end of `begin`."""
+        if before is None:
+            return
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        numbers = self.clear()
+        if numbers and before not in (-1, self._writer.fileno()):
+            _write_quietly(before, numbers)  # an event loop's, which is not running now
 
     def hold(self) -> bool:
         """For as long as an event loop runs, where nobody else has set one: the loop's own serves as well."""
-        if threading.current_thread() is not threading.main_thread():
+        before = self.begin()
+        if before is None:
             return False
-        before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         if before in (-1, self._writer.fileno()):
             return True
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
@@ -66,7 +64,18 @@ class Wakeup:
 
     def release(self) -> None:
         """The end of `hold`; in a forked child too, whose signals are not its parent's."""
-        if threading.current_thread() is threading.main_thread() and self._writer.fileno() >= 0:
+        if self._writer.fileno() < 0:
+            return
+        try:
             before = signal.set_wakeup_fd(-1)
-            if before not in (-1, self._writer.fileno()):
-                signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        except ValueError:
+            return  # not the main thread, which alone has set it
+        if before not in (-1, self._writer.fileno()):
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+
+def _write_quietly(descriptor: int, numbers: bytes) -> None:
+    try:
+        os.write(descriptor, numbers)
+    except OSError:
+        return  # closed, or full, which wakes it as well
