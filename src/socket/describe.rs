@@ -95,16 +95,15 @@ fn ask(fd: BorrowedFd<'_>) -> net::Result<Description> {
         family => family,
     };
     let inet = matches!(family, libc::AF_INET | libc::AF_INET6);
-    let listening = option(libc::SO_ACCEPTCONN)? != 0;
-    let protocol = option(libc::SO_PROTOCOL)?;
+    // A server may have thousands of these: each question counts.
+    let (kind, protocol, listening) = if inet && net::is_tcp_listener(fd)? {
+        (libc::SOCK_STREAM, libc::IPPROTO_TCP, true)
+    } else {
+        (option(libc::SO_TYPE)?, option(libc::SO_PROTOCOL)?, option(libc::SO_ACCEPTCONN)? != 0)
+    };
     Ok(Description {
         family,
-        // A server may have thousands of these: each question counts, and nothing else listens for TCP.
-        kind: if listening && protocol == libc::IPPROTO_TCP {
-            libc::SOCK_STREAM
-        } else {
-            option(libc::SO_TYPE)?
-        },
+        kind,
         protocol,
         local,
         listening,

@@ -135,6 +135,20 @@ pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32> {
     Errno::result(done).map(|_| value)
 }
 
+/// Whether it is a TCP socket that listens. One question instead of two: TCP_INFO begins with the state, and other
+/// protocols do not know it.
+pub fn is_tcp_listener(fd: BorrowedFd<'_>) -> Result<bool> {
+    /// include/net/tcp_states.h
+    const TCP_LISTEN: u8 = 10;
+    fault::at("getsockopt")?;
+    let (mut state, mut length) = (0u8, 1 as libc::socklen_t);
+    let (level, option) = (libc::SOL_TCP, libc::TCP_INFO);
+    // SAFETY: `state` has room for the one byte that is asked for.
+    let done =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, (&raw mut state).cast(), &mut length) };
+    Ok(done == 0 && length == 1 && state == TCP_LISTEN)
+}
+
 /// Sets an option that is one int.
 pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<()> {
     set_option_bytes(fd, level, name, &value.to_ne_bytes())
