@@ -8,6 +8,11 @@ use std::thread::{Builder, JoinHandle};
 /// Starts a thread with every signal blocked that may be: it handles none of the host's. (The C library spares the two
 /// that it needs itself, for setuid(2) in all threads and for cancellation.) On failure `run` is dropped.
 pub fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Errno> {
+    // Boxed, so that all that std does for a thread is there once.
+    start_boxed(name, Box::new(run))
+}
+
+fn start_boxed(name: &str, run: Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, Errno> {
     fault::at("thread")?;
     let mut before = SigSet::empty();
     // The calls fail for a wrong `how` only.
