@@ -43,6 +43,7 @@ setup: ## install, or name, what build and tests need
 	@tools/setup
 
 # One after the other: built together with a Rust library, the shared one keeps what only Rust programs could call.
+# Frame pointers: what unwinds needs fewer words about a function that has one.
 build: ## the release library, shared and static
 	@tools/setup
 	cargo rustc --release --package libshellflip --crate-type cdylib -- -C force-frame-pointers=yes

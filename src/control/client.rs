@@ -57,32 +57,33 @@ pub fn request(address: &Address, request: Request, timeout: Option<Duration>) -
     };
     // An upgrade that was read and not answered may be under way: asked for again it could be done twice.
     let again = |unread| unread || request != Request::Upgrade;
-    repeat(address, asked, deadline, again, |connection| match request {
-        Request::Upgrade => connection.answer().map(Some),
-        Request::Detach => connection.answer().map(|_| None),
-        Request::Stop => connection.stopped().map(|()| None),
-    })
+    let mut pid = None;
+    repeat(address, asked, deadline, &again, &mut |connection| {
+        match request {
+            Request::Upgrade => pid = Some(connection.answer()?),
+            Request::Detach => _ = connection.answer()?,
+            Request::Stop => connection.stopped()?,
+        }
+        Ok(())
+    })?;
+    Ok(pid)
 }
 
 /// What another process tells about itself: one line of JSON, described in `docs/control.md`.
 pub fn status(address: &Address, timeout: Option<Duration>) -> Result<String> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    repeat(
-        address,
-        Asked::Status,
-        deadline,
-        |_| true,
-        |connection| {
-            let line = connection.line()?;
-            if line.first() != Some(&b'{') {
-                let error = Answer::parse(&line).and_then(Answer::into_error);
-                return Err(error.unwrap_or_else(|| no_answer(connection.address, &line)).into());
-            }
-            let unreadable =
-                |_| Error::Protocol(format!("the status from {} is not UTF-8", connection.address));
-            String::from_utf8(line).map_err(|error| unreadable(error).into())
-        },
-    )
+    let mut status = String::new();
+    repeat(address, Asked::Status, deadline, &|_| true, &mut |connection| {
+        let line = connection.line()?;
+        if line.first() != Some(&b'{') {
+            let error = Answer::parse(&line).and_then(Answer::into_error);
+            return Err(error.unwrap_or_else(|| no_answer(connection.address, &line)).into());
+        }
+        let unreadable = |_| Error::Protocol(format!("the status from {} is not UTF-8", connection.address));
+        status = String::from_utf8(line).map_err(unreadable)?;
+        Ok(())
+    })?;
+    Ok(status)
 }
 
 /// Why there is no answer.
@@ -99,20 +100,20 @@ impl From<Error> for Wrong {
     }
 }
 
-fn repeat<T>(
+fn repeat(
     address: &Address,
     asked: Asked,
     deadline: Option<Instant>,
-    again: impl Fn(bool) -> bool,
-    read: impl Fn(&mut Connection) -> std::result::Result<T, Wrong>,
-) -> Result<T> {
+    again: &dyn Fn(bool) -> bool,
+    read: &mut dyn FnMut(&mut Connection) -> std::result::Result<(), Wrong>,
+) -> Result<()> {
     let mut tries = 0;
     loop {
         let connection = Connection::open(address, deadline)?;
         let mut connection = connection;
         let unread =
             match connection.send(&format!("{}\n", asked.word())).and_then(|()| read(&mut connection)) {
-                Ok(value) => return Ok(value),
+                Ok(()) => return Ok(()),
                 Err(Wrong::Failed(error)) => return Err(error),
                 Err(Wrong::Closed { unread }) => unread,
             };
