@@ -50,6 +50,9 @@ const MOST: usize = 32;
 /// Bit by bit, which shards belong to a thread, in every count there is.
 static OWNED: AtomicU32 = AtomicU32::new(0);
 
+/// Whether any thread has ever counted: until then no shard has to be looked at, whose pages are not there yet.
+static COUNTED: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     /// The number of the shard that this thread owns, or [`SHARED`] and more.
     static SHARD: Cell<usize> = const { Cell::new(UNKNOWN) };
@@ -84,6 +87,7 @@ fn shard() -> usize {
 
 #[cold]
 fn choose_shard() -> usize {
+    COUNTED.store(true, SeqCst);
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let own = OWNER.try_with(|owner| {
         owner.0.set(free_shard());
@@ -217,7 +221,9 @@ impl<const SHARDS: usize> Connections<SHARDS> {
     /// Back to nothing: a new handle, or a forked child. The shards stay as they are: their owners may be counting.
     pub fn restart(&self) {
         self.draining.store(false, SeqCst);
-        self.forgotten.store(self.begun_without_end(), SeqCst);
+        if COUNTED.load(SeqCst) {
+            self.forgotten.store(self.begun_without_end(), SeqCst);
+        }
     }
 }
 

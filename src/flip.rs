@@ -77,6 +77,29 @@ pub(crate) struct Inner {
     only: Mutex<Option<Only>>,
 }
 
+/// What of [`Inner`] has a descriptor from the start.
+struct Polled {
+    shutdown: Latch,
+    detached: Gate,
+    ready: Gate,
+    freed: Gate,
+    events: Queue,
+    state: State,
+}
+
+/// In one place: each that fails gives back those before it.
+#[inline(never)]
+fn polled(state_promised: bool) -> Result<Polled> {
+    Ok(Polled {
+        shutdown: Latch::new()?,
+        detached: Gate::new()?,
+        ready: Gate::new()?,
+        freed: Gate::new()?,
+        events: Queue::new()?,
+        state: State::new(state_promised)?,
+    })
+}
+
 /// Facts that any thread may read without asking.
 #[derive(Default)]
 pub(crate) struct Published {
@@ -162,20 +185,21 @@ impl Flip {
             no_fork.private(fd::eventfd().map_err(|errno| Error::system("cannot make an eventfd", errno))?);
         drop(no_fork);
         let pid_file = config.pid_file.clone().map(PidFile::new);
+        let Polled { shutdown, detached, ready, freed, events, state } = polled(state_promised)?;
         let inner = Arc::new(Inner {
             generation,
             config,
             startup,
             overrides: Mutex::default(),
             registry: Mutex::new(registry),
-            shutdown: Latch::new()?,
-            detached: Gate::new()?,
-            ready: Gate::new()?,
+            shutdown,
+            detached,
+            ready,
             predecessor: LateLatch::default(),
             drained: LateLatch::default(),
-            freed: Gate::new()?,
-            events: Arc::new(Queue::new()?),
-            state: State::new(state_promised)?,
+            freed,
+            events: Arc::new(events),
+            state,
             pid_file,
             published: Published::default(),
             commands,

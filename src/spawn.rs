@@ -25,7 +25,6 @@ use libc::{c_char, c_int};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use plan::{Move, Op};
-use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -163,10 +162,27 @@ fn limit_of_the_new_program(soft_limit: u64, handed_over: u64) -> u64 {
     }
 }
 
+/// Numbers of descriptors, a bit for each.
+#[derive(Default)]
+struct Seen(Vec<u64>);
+
+impl Seen {
+    /// Whether it is new.
+    fn insert(&mut self, number: c_int) -> bool {
+        let (word, bit) = (number as usize / 64, 1 << (number as usize % 64));
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+}
+
 /// The plan, the copies it needs, and the channel's number.
 fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>, c_int)> {
     let mut copies: Vec<OwnedFd> = Vec::new();
-    let mut seen = HashSet::new();
+    let mut seen = Seen::default();
     let mut source = |fd: BorrowedFd<'_>| -> Result<c_int> {
         let number = fd.as_raw_fd();
         if number > 2 && seen.insert(number) {

@@ -7,10 +7,10 @@ use crate::error::{Error, Result};
 use crate::flip::Inner;
 use crate::log::{self, Level};
 use crate::program::Overrides;
+use crate::reply::{Looked, Pending, Reply, without_bell};
 use crate::spawn::{self, Job, Prepared, Spawned, Watch};
 use crate::startup::Startup;
 use crate::sys::{fd, process};
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ pub(super) struct Errand {
     order: Order,
     sibling: bool,
     watch: Watch,
-    report: Sender<Result<Newborn>>,
+    report: Reply<Result<Newborn>>,
 }
 
 impl Errand {
@@ -89,19 +89,18 @@ impl Errand {
             order.carry_out(&inner.startup, sibling, &watch)
         }));
         let spawned = spawned.unwrap_or_else(|_| Err(Error::Poisoned("a spawn panicked".into())));
-        tell(&report, inner, spawned);
+        tell(report, inner, spawned);
     }
 
     /// It cannot be done.
     pub fn fail(self, inner: &Inner, error: Error) {
-        tell(&self.report, inner, Err(error));
+        tell(self.report, inner, Err(error));
     }
 }
 
-fn tell(report: &Sender<Result<Newborn>>, inner: &Inner, spawned: Result<Spawned>) {
-    if report.send(spawned.map(Newborn::from)).is_ok() {
-        let _ = fd::eventfd_write(inner.wake.as_fd());
-    }
+fn tell(report: Reply<Result<Newborn>>, inner: &Inner, spawned: Result<Spawned>) {
+    report.send(spawned.map(Newborn::from));
+    let _ = fd::eventfd_write(inner.wake.as_fd());
 }
 
 /// The supervisor's side of it.
@@ -117,10 +116,13 @@ pub(super) struct Spawner {
 struct UnderWay {
     channel: PrivateChannel<ToSuccessor>,
     watch: Watch,
-    report: Receiver<Result<Newborn>>,
+    report: Pending<Result<Newborn>>,
     /// Nobody waits for it any more: whatever comes of it is ended.
     abandoned: bool,
 }
+
+/// As much memory as an environment and a table of some dozens of entries take.
+const STRINGS: usize = 32 * 1024;
 
 /// What came of a spawn.
 pub(super) enum Report {
@@ -143,6 +145,8 @@ impl Spawner {
     pub fn prepare(&mut self) -> Result<()> {
         if self.spare.is_none() {
             self.spare = Some(Watch::new()?);
+            // Where the strings of the next spawn will be: a page that was used once is there.
+            drop(std::hint::black_box(vec![1u8; STRINGS]));
         }
         Ok(())
     }
@@ -155,7 +159,7 @@ impl Spawner {
             ));
         }
         let watch = self.spare.take().map_or_else(Watch::new, Ok)?;
-        let (outbox, report) = bounded(1);
+        let (outbox, report) = without_bell();
         self.errand = Some(Errand { order, sibling: self.sibling, watch: watch.clone(), report: outbox });
         self.under_way = Some(UnderWay { channel, watch, report, abandoned: false });
         Ok(())
@@ -186,10 +190,10 @@ impl Spawner {
     }
 
     pub fn report(&mut self) -> Option<Report> {
-        let report = match self.under_way.as_ref()?.report.try_recv() {
-            Err(TryRecvError::Empty) => return None,
-            Err(TryRecvError::Disconnected) => Err(Error::Poisoned("a spawn was lost".into())),
-            Ok(report) => report.map(Newborn::claim),
+        let report = match self.under_way.as_ref()?.report.look() {
+            Looked::Nothing => return None,
+            Looked::Lost => Err(Error::Poisoned("a spawn was lost".into())),
+            Looked::Answer(report) => report.map(Newborn::claim),
         };
         let under_way = self.under_way.take()?;
         match (report, under_way.abandoned) {

@@ -89,13 +89,15 @@ fn create(start: Box<Start>) -> Result<libc::pthread_t, Errno> {
 }
 
 extern "C" fn entry(start: *mut c_void) -> *mut c_void {
-    // SAFETY: from Box::into_raw in `create`, for this thread alone.
-    let Start { name, run, over } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    // SAFETY: from Box::into_raw in `create`, for this thread alone. It is given back at the end and not here: with the
+    // first use of the allocator a thread gets an arena, and whoever started this one is in a hurry.
+    let mut start = unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: reads a string of at most 15 bytes, or the first 15.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    unsafe { libc::prctl(libc::PR_SET_NAME, start.name.as_ptr()) };
+    let run = std::mem::replace(&mut start.run, Box::new(|| ()));
     // No unwinding into the C library; who runs something here has caught its panics already.
     let _ = catch_unwind(AssertUnwindSafe(run));
-    over.store(true, SeqCst);
+    start.over.store(true, SeqCst);
     std::ptr::null_mut()
 }
 
