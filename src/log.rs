@@ -2,6 +2,8 @@
 //! that subscribed to LOG events gets them, whatever the variable says.
 
 use crate::events::{HostEvent, Queue};
+use crate::sys::thread;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -53,7 +55,7 @@ impl std::fmt::Display for Seconds {
     }
 }
 
-/// Writes one line, as one write. Called on the library's threads, where SIGPIPE is blocked.
+/// Writes one line, as one write.
 pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
     let subscribed = match level {
         // Every event of the state machine: for stderr, on request.
@@ -65,8 +67,10 @@ pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
     }
     if level as u8 <= LEVEL.load(Relaxed) {
         let text = format!("shellflip[{}]: {line}\n", std::process::id());
-        // SAFETY: the bytes outlive the call; a failed or short write of a log line has no remedy.
-        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+        // SAFETY: only given to the kernel, which says EBADF where it is closed.
+        let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+        // A failed or short write of a log line has no remedy.
+        thread::write_without_sigpipe(stderr, text.as_bytes());
     }
 }
 

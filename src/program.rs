@@ -8,6 +8,7 @@ use crate::startup::{Startup, variable};
 use crate::sys::process::{self, FileId};
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
+use std::fmt;
 
 /// Where execvp looks if there is no PATH.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -123,7 +124,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The executable's whole path, for the person who reads about it.
+    /// The executable's whole path.
     pub fn path(&self) -> CString {
         join(self.directory.as_deref(), &self.executable)
     }
@@ -132,12 +133,19 @@ impl Program {
     /// why that failed.
     pub fn check(&self) -> Result<()> {
         let path = self.path();
-        let refused = |errno| Error::system(format!("cannot start {}", path.to_string_lossy()), errno);
+        let refused = |errno| Error::system(format!("cannot start {self}"), errno);
         let (_, is_directory) = process::file_id(&path).map_err(refused)?;
         if is_directory {
             return Err(refused(Errno::EISDIR));
         }
         process::may_execute(&path).map_err(refused)
+    }
+}
+
+/// Its path, for the person who reads about it.
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path().to_string_lossy())
     }
 }
 

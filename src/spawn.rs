@@ -93,15 +93,15 @@ unsafe impl<F: Send> Send for Prepared<F> {}
 impl<F: AsFd> Prepared<F> {
     /// Everything that may fail in a way that is known before the clone.
     pub fn new(mut job: Job<F>) -> Result<Prepared<F>> {
-        let name = job.program.path().to_string_lossy().into_owned();
-        let failed = |errno| Error::system(format!("cannot prepare the start of {name}"), errno);
-        let (ops, copies, highest_to) = placement(&job, &name)?;
+        let (ops, copies, highest_to) = placement(&job)?;
         let end = highest_to + 1;
 
+        let failed = |errno| Error::system(format!("cannot prepare the start of {}", job.program), errno);
         let (soft, hard) = process::descriptor_limits().map_err(failed)?;
         let needed = end as u64;
         if needed > hard {
-            let what = format!("cannot pass {} descriptors to {name}, the hard limit is {hard}", needed);
+            let what =
+                format!("cannot pass {needed} descriptors to {}, the hard limit is {hard}", job.program);
             return Err(Error::system(what, Errno::EMFILE));
         }
         let during = soft.max(if needed > soft { hard } else { 0 });
@@ -180,7 +180,7 @@ impl Seen {
 }
 
 /// The plan, the copies it needs, and the channel's number.
-fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>, c_int)> {
+fn placement<F: AsFd>(job: &Job<F>) -> Result<(Vec<Op>, Vec<OwnedFd>, c_int)> {
     let mut copies: Vec<OwnedFd> = Vec::new();
     let mut seen = Seen::default();
     let mut source = |fd: BorrowedFd<'_>| -> Result<c_int> {
@@ -188,7 +188,7 @@ fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>
         if number > 2 && seen.insert(number) {
             return Ok(number);
         }
-        let what = || format!("cannot copy descriptor {number} for {name}");
+        let what = || format!("cannot copy descriptor {number} for {}", job.program);
         let copy = process::duplicate(fd).map_err(|errno| Error::system(what(), errno))?;
         let number = copy.as_raw_fd();
         copies.push(copy);
@@ -212,9 +212,8 @@ fn placement<F: AsFd>(job: &Job<F>, name: &str) -> Result<(Vec<Op>, Vec<OwnedFd>
 /// Starts the successor. Returns once it has exec'd, or failed to.
 pub fn spawn<F: AsFd>(prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
     let program = &prepared.job.program;
-    let name = program.path().to_string_lossy().into_owned();
     if !watch.is_fresh() {
-        return Err(Error::Invalid(format!("the start of {name} needs a watch of its own")));
+        return Err(Error::Invalid(format!("the start of {program} needs a watch of its own")));
     }
     let report = watch.report();
     let orders = Orders {
@@ -234,7 +233,7 @@ pub fn spawn<F: AsFd>(prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
         entries: watch.stack().bottom(),
         entries_size: watch::ENTRIES_SIZE,
     };
-    let started = |errno| Error::system(format!("cannot start {name}"), errno);
+    let started = |errno| Error::system(format!("cannot start {program}"), errno);
     // Until the child is done with, so that the host's handlers do not delay that.
     let _blocked = AllSignalsBlocked::new().map_err(started)?;
     let argument = ptr::from_ref(&orders).cast_mut().cast();
@@ -260,7 +259,7 @@ pub fn spawn<F: AsFd>(prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
             Step::Exec => "in exec",
             _ => "in its preparation",
         };
-        return Err(Error::Deadline(format!("the start of {name} hung {hung} and was ended")));
+        return Err(Error::Deadline(format!("the start of {program} hung {hung} and was ended")));
     }
     let pidfd = match pidfd.as_raw_fd() {
         // The host runs without one of 0 to 2 and may open its own there at any time, or write to it.
@@ -272,12 +271,10 @@ pub fn spawn<F: AsFd>(prepared: Prepared<F>, watch: &Watch) -> Result<Spawned> {
 
 /// The sentence for a step that failed in the child.
 fn explain(program: &Program, step: Step, errno: Errno) -> Error {
-    let path = program.path();
-    let name = path.to_string_lossy();
     let what = match step {
-        Step::Signals | Step::Close => format!("cannot prepare the start of {name}"),
-        Step::Limit | Step::RestoreLimit => format!("cannot set the descriptor limit of {name}"),
-        Step::Place => format!("cannot pass descriptors to {name}"),
+        Step::Signals | Step::Close => format!("cannot prepare the start of {program}"),
+        Step::Limit | Step::RestoreLimit => format!("cannot set the descriptor limit of {program}"),
+        Step::Place => format!("cannot pass descriptors to {program}"),
         Step::Directory => {
             let directory = program.directory.as_deref().unwrap_or_default().to_string_lossy();
             format!("cannot start in directory {directory}")
@@ -288,7 +285,7 @@ fn explain(program: &Program, step: Step, errno: Errno) -> Error {
             }
             let missing =
                 if errno == Errno::ENOENT { ", whose interpreter or loader is missing" } else { "" };
-            format!("cannot start {name}{missing}")
+            format!("cannot start {program}{missing}")
         }
     };
     Error::system(what, errno)

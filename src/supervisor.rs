@@ -44,6 +44,7 @@ use peers::{Ended, Predecessor, Successor};
 use spawner::{Errand, Spawner};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 /// What the host's threads ask.
@@ -125,6 +126,8 @@ pub(crate) struct Supervisor {
     systemd: Systemd,
     /// Why the request that is being handled was refused.
     refused: Option<String>,
+    /// A thread of the host's drives it.
+    assisted: bool,
     finished: bool,
 }
 
@@ -199,6 +202,7 @@ pub(crate) fn start(
         question: None,
         systemd,
         refused: None,
+        assisted: false,
         finished: false,
     };
     let fresh = supervisor.predecessor.is_some();
@@ -228,6 +232,7 @@ impl Supervisor {
 
     /// On a thread of the host's: until `done`, the deadline or the end.
     pub(crate) fn assist(&mut self, deadline: Option<Instant>, done: impl Fn() -> bool) {
+        self.assisted = true;
         if !self.finished {
             self.guarded(Self::look);
         }
@@ -237,6 +242,7 @@ impl Supervisor {
                 own.look();
             });
         }
+        self.assisted = false;
     }
 
     /// A defect ends the supervisor and nothing else.
@@ -444,6 +450,10 @@ impl Supervisor {
 
     fn listen_to_predecessor(&mut self) {
         loop {
+            // What follows RELEASED, files and the service manager, is not for a thread whose rights are the host's.
+            if self.assisted && self.inner.published.ready.load(SeqCst) {
+                return;
+            }
             let Some(predecessor) = &mut self.predecessor else { return };
             match predecessor.next() {
                 None => return,

@@ -31,7 +31,7 @@ pub(super) struct Order {
 impl Order {
     fn carry_out(self, startup: &Startup, sibling: bool, watch: &Watch) -> Result<Spawned> {
         let program = self.overrides.resolve(startup)?;
-        log::write(Level::Info, format_args!("upgrade: starting {}", program.path().to_string_lossy()));
+        log::write(Level::Info, format_args!("upgrade: starting {program}"));
         let job = Job {
             program,
             environment: self.overrides.environment(startup),

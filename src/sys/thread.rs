@@ -3,9 +3,10 @@
 
 use super::fault;
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -101,6 +102,29 @@ extern "C" fn entry(start: *mut c_void) -> *mut c_void {
     std::ptr::null_mut()
 }
 
+/// One write(2) that raises no SIGPIPE, whatever is at the other end and whoever's thread this is.
+pub fn write_without_sigpipe(fd: BorrowedFd, bytes: &[u8]) {
+    let pipe = SigSet::from(Signal::SIGPIPE);
+    let mut before = SigSet::empty();
+    // The calls fail for a wrong `how` only.
+    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&pipe), Some(&mut before));
+    let waits = is_pending(Signal::SIGPIPE);
+    if nix::unistd::write(fd, bytes) == Err(Errno::EPIPE) && !waits {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: takes back the signal that was just raised, for this thread; the pointers outlive the call.
+        unsafe { libc::sigtimedwait(pipe.as_ref(), std::ptr::null_mut(), &now) };
+    }
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+}
+
+fn is_pending(signal: Signal) -> bool {
+    let mut pending = SigSet::empty();
+    let set: *mut libc::sigset_t = std::ptr::from_mut(&mut pending).cast();
+    // SAFETY: SigSet is a sigset_t and nothing else.
+    unsafe { libc::sigpending(set) };
+    pending.contains(signal)
+}
+
 /// While it lives, pthread_cancel(3) waits: it unwinds the thread, which must not happen to code that holds locks and
 /// half of a hand-over.
 pub struct NotCancelled {
@@ -136,6 +160,7 @@ fn set_cancel_state(state: libc::c_int) -> libc::c_int {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::sync::mpsc::channel;
 
     #[test]
@@ -150,6 +175,31 @@ mod tests {
         assert!(mask.contains(nix::sys::signal::SIGTERM) && mask.contains(nix::sys::signal::SIGUSR1));
         assert!(!SigSet::thread_get_mask().unwrap().contains(nix::sys::signal::SIGTERM));
         thread.unwrap().join();
+    }
+
+    #[test]
+    fn a_write_that_nobody_reads_raises_no_signal_and_eats_none_that_was_there() {
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, raise, sigaction};
+        use std::sync::atomic::AtomicU32;
+        static RAISED: AtomicU32 = AtomicU32::new(0);
+        extern "C" fn count(_: libc::c_int) {
+            RAISED.fetch_add(1, SeqCst);
+        }
+        let action = SigAction::new(SigHandler::Handler(count), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handler adds to an atomic; what was there comes back below.
+        let before = unsafe { sigaction(Signal::SIGPIPE, &action) }.unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        write_without_sigpipe(writer.as_fd(), b"x");
+        assert_eq!(RAISED.load(SeqCst), 0);
+        let pipe = SigSet::from(Signal::SIGPIPE);
+        pipe.thread_block().unwrap();
+        raise(Signal::SIGPIPE).unwrap();
+        write_without_sigpipe(writer.as_fd(), b"x");
+        pipe.thread_unblock().unwrap();
+        assert_eq!(RAISED.load(SeqCst), 1);
+        // SAFETY: as it was.
+        unsafe { sigaction(Signal::SIGPIPE, &before) }.unwrap();
     }
 
     #[test]
