@@ -105,7 +105,7 @@ fn temporary(path: &CStr) -> bool {
 }
 
 /// What the host wants to be different in the next program.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
     command: Option<Original>,
     environment: Vec<(CString, Option<CString>)>,

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use std::cell::LazyCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub use load::Loaded;
 
@@ -38,7 +39,7 @@ pub struct Startup {
     /// The same directory, by identity.
     pub directory_id: Option<FileId>,
     /// 0, 1 and 2 at flip_init; `None` was closed.
-    pub stdio: [Option<OwnedFd>; 3],
+    pub stdio: [Option<Arc<OwnedFd>>; 3],
     /// Mask and ignored signals.
     pub signals: StartSignals,
     /// The soft limit of descriptor numbers; the successor gets it back.
@@ -167,10 +168,10 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-fn stdio(number: i32) -> Result<Option<OwnedFd>> {
+fn stdio(number: i32) -> Result<Option<Arc<OwnedFd>>> {
     // SAFETY: the number is only given to the kernel, which says EBADF where it is closed.
     match process::duplicate(unsafe { BorrowedFd::borrow_raw(number) }) {
-        Ok(fd) => Ok(Some(fd)),
+        Ok(fd) => Ok(Some(Arc::new(fd))),
         Err(Errno::EBADF) => Ok(None),
         Err(errno) => {
             Err(Error::system(format!("cannot keep descriptor {number} for the next program"), errno))

@@ -286,7 +286,7 @@ impl Supervisor {
     fn prepare_for_an_upgrade(&mut self) {
         if *self.machine.state() == State::Ready {
             let _ = crew::start_threads(&self.inner, 2);
-            let _ = self.spawner.prepare();
+            let _ = self.spawner.prepare(&self.inner);
             let _ = self.start_time();
         }
     }

@@ -18,7 +18,6 @@ use crate::upgrade::{
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
@@ -218,11 +217,10 @@ impl Supervisor {
             drainers: self.drainers()?,
         }));
         ours.send(&hello)?;
-        let stdio = self.inner.startup.stdio.each_ref().map(|fd| fd.as_ref().map(copy).transpose());
-        let [stdin, stdout, stderr] = stdio;
+        let overrides = lock(&self.inner.overrides).clone();
         let order = Order {
-            overrides: lock(&self.inner.overrides).clone(),
-            stdio: [stdin?, stdout?, stderr?],
+            environment: self.spawner.environment(&overrides),
+            overrides,
             descriptors,
             channel: OwnedFd::from(theirs),
             names,
@@ -439,12 +437,6 @@ pub(crate) fn sentence(error: &Error) -> String {
         }
         _ => error.to_string(),
     }
-}
-
-fn copy(fd: &OwnedFd) -> Result<Arc<OwnedFd>> {
-    fd::dup_cloexec(fd.as_fd(), fd::FIRST)
-        .map(Arc::new)
-        .map_err(|errno| Error::system("cannot duplicate descriptors for the new process", errno))
 }
 
 /// CLOCK_MONOTONIC is the same clock in both processes.

@@ -4,7 +4,7 @@
 use super::PrivateChannel;
 use crate::channel::{Nonce, ToSuccessor};
 use crate::error::{Error, Result};
-use crate::flip::Inner;
+use crate::flip::{Inner, lock};
 use crate::log::{self, Level};
 use crate::program::Overrides;
 use crate::reply::{Looked, Pending, Reply, without_bell};
@@ -21,7 +21,8 @@ pub(super) type Passed = Arc<dyn AsFd + Send + Sync>;
 /// What a successor gets. What is run is found out on the thread that spawns: a path may lead to a server that hangs.
 pub(super) struct Order {
     pub overrides: Overrides,
-    pub stdio: [Option<Arc<OwnedFd>>; 3],
+    /// If it was made before.
+    pub environment: Option<Vec<CString>>,
     pub descriptors: Vec<Passed>,
     pub channel: OwnedFd,
     pub names: Option<CString>,
@@ -34,8 +35,8 @@ impl Order {
         log::write(Level::Info, format_args!("upgrade: starting {program}"));
         let job = Job {
             program,
-            environment: self.overrides.environment(startup),
-            stdio: self.stdio.map(|fd| fd.map(|fd| fd as Passed)),
+            environment: self.environment.unwrap_or_else(|| self.overrides.environment(startup)),
+            stdio: startup.stdio.each_ref().map(|fd| fd.clone().map(|fd| fd as Passed)),
             descriptors: self.descriptors,
             channel: Arc::new(self.channel) as Passed,
             listen_fdnames: self.names,
@@ -111,6 +112,8 @@ pub(super) struct Spawner {
     errand: Option<Errand>,
     /// For the next spawn, if there was time to make it.
     spare: Option<Watch>,
+    /// The same, and what the host had set then.
+    environment: Option<(Overrides, Vec<CString>)>,
 }
 
 struct UnderWay {
@@ -138,17 +141,27 @@ pub(super) enum Report {
 impl Spawner {
     /// One that has nothing to do.
     pub fn new(sibling: bool) -> Spawner {
-        Spawner { sibling, under_way: None, errand: None, spare: None }
+        Spawner { sibling, under_way: None, errand: None, spare: None, environment: None }
     }
 
     /// Makes what the next spawn needs, as far as it can be made before.
-    pub fn prepare(&mut self) -> Result<()> {
+    pub fn prepare(&mut self, inner: &Inner) -> Result<()> {
+        if self.environment.is_none() {
+            let overrides = lock(&inner.overrides).clone();
+            let environment = overrides.environment(&inner.startup);
+            self.environment = Some((overrides, environment));
+        }
         if self.spare.is_none() {
             self.spare = Some(Watch::new()?);
             // Where the strings of the next spawn will be: a page that was used once is there.
             drop(std::hint::black_box(vec![1u8; STRINGS]));
         }
         Ok(())
+    }
+
+    /// The environment that was made before, if the host has set nothing since.
+    pub fn environment(&mut self, overrides: &Overrides) -> Option<Vec<CString>> {
+        self.environment.take_if(|(then, _)| then == overrides).map(|(_, environment)| environment)
     }
 
     /// There will be an [`Errand`] for a thread; [`Spawner::report`] tells what came of it.
