@@ -19,6 +19,7 @@ pub mod handle;
 pub mod inherit;
 pub mod latch;
 mod log;
+mod name_set;
 mod pid_file;
 pub mod program;
 mod registry;

@@ -1,9 +1,10 @@
-//! What polls, feeds the state machine and carries out its actions, in order. A thread drives it: one of the library's, which
-//! blocks every signal but the two that the C library needs, or for a moment one of the host's ([`crew`]).
+//! What polls, feeds the state machine and carries out its actions, in order. A thread drives it: one of the library's,
+//! which blocks every signal but the two that the C library needs, or for a moment one of the host's ([`crew`]).
 //!
-//! It runs none of the host's code. What it knows of the world is four kinds of descriptor: channels (what the others say), pidfds (that they died), its wake descriptor (what
-//! the host and signals ask, what came of a spawn) and the control socket with its clients (what operators ask). All
-//! that a dead process sent is read before its death is told to the machine.
+//! It runs none of the host's code. What it knows of the world is four kinds of descriptor: channels (what the others
+//! say), pidfds (that they died), its wake descriptor (what the host and signals ask, what came of a spawn) and the
+//! control socket with its clients (what operators ask). All that a dead process sent is read before its death is told to
+//! the machine.
 
 mod actions;
 mod asking;

@@ -25,6 +25,9 @@ pub fn encode(bytes: &[u8], reserved: &[u8]) -> String {
 
 /// The bytes behind the escapes, or the piece that should have been one.
 pub fn decode(text: &[u8]) -> Result<Vec<u8>, &[u8]> {
+    if !text.contains(&b'%') {
+        return Ok(text.to_vec());
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {

@@ -2,9 +2,9 @@
 //! it is small, in a sealed memfd when it is not; the bytes are the same. Called by [`super::message`].
 
 use super::wire::{Field, Fields, Parsed, Writer, once, required};
+use crate::name_set::NameSet;
 use crate::socket::PathOwner;
 use crate::sys::{fd, memfd};
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Which descriptors go on being served by a process that shuts down.
@@ -152,7 +152,7 @@ pub fn in_entry(index: usize, wrong: &str) -> String {
 
 /// A name twice could not be claimed twice.
 pub fn check_unique(table: &[TableEntry]) -> Parsed<()> {
-    let mut names = HashSet::with_capacity(table.len());
+    let mut names = NameSet::with_capacity_and_hasher(table.len(), Default::default());
     match table.iter().find(|entry| !names.insert(&*entry.name)) {
         None => Ok(()),
         Some(entry) => Err(format!("it names two descriptors {}", entry.name.escape_ascii())),

@@ -3,7 +3,7 @@
 
 use crate::address::{NAME_MAX, encode_name};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use crate::name_set::NameSet;
 
 /// A single environment string, its NUL included, is E2BIG beyond this (MAX_ARG_STRLEN, execve(2)).
 const MAX_VARIABLE: usize = 128 * 1024;
@@ -42,8 +42,8 @@ pub fn from_systemd(listed: Option<&[u8]>, count: usize) -> Result<Vec<(Vec<u8>,
         )));
     }
     // A name that is listed as `a#2` keeps it, wherever it stands.
-    let mut taken: HashSet<Box<[u8]>> = listed.iter().map(|name| Box::from(*name)).collect();
-    let mut given: HashSet<&[u8]> = HashSet::new();
+    let mut taken: NameSet<Box<[u8]>> = listed.iter().map(|name| Box::from(*name)).collect();
+    let mut given: NameSet<&[u8]> = NameSet::default();
     let unique = listed.iter().map(|listed| {
         let named = !matches!(*listed, b"" | UNKNOWN | b"stored");
         let name = if listed.is_empty() { UNKNOWN } else { listed };

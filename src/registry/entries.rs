@@ -2,19 +2,20 @@
 //! whether its name is taken.
 
 use super::Entry;
-use std::collections::HashSet;
+use crate::name_set::NameSet;
 use std::ops::Deref;
 
 /// All of it. Names are unique.
 #[derive(Debug)]
 pub(super) struct Entries {
     all: Vec<Entry>,
-    names: HashSet<Box<[u8]>>,
+    names: NameSet<Box<[u8]>>,
 }
 
 impl Entries {
     pub fn with_room_for(count: usize) -> Entries {
-        Entries { all: Vec::with_capacity(count), names: HashSet::with_capacity(count) }
+        let names = NameSet::with_capacity_and_hasher(count, Default::default());
+        Entries { all: Vec::with_capacity(count), names }
     }
 
     pub fn has(&self, name: &[u8]) -> bool {
