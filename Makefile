@@ -134,7 +134,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features libshellflip/faults -- -D warnings
-	for source in examples/c/*.c benches/c/*.c tests/c/host.c tests/c/asks.c tests/c/sick.c tests/c/cancelled.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
+	for source in examples/c/*.c benches/c/*.c tests/c/host.c tests/c/asks.c tests/c/sick.c tests/c/cancelled.c tests/c/counts.c; do $(CC) $(WARN) -Iinclude -fsyntax-only $$source || exit 1; done
 	for define in CRASH_IN_INIT HANG_IN_INIT; do \
 		$(CC) $(WARN) -Iinclude -fsyntax-only -D$$define examples/c/http_epoll.c || exit 1; done
 	awk '/^```c$$/ { on = 1; next } /^```$$/ { on = 0 } on' README.md | cmp - examples/c/first.c

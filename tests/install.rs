@@ -71,14 +71,10 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
             let archive = library.join("libshellflip.a").display().to_string();
             flags.iter_mut().filter(|flag| *flag == "-lshellflip").for_each(|flag| *flag = archive.clone());
         }
-        output(
-            Command::new("cc")
-                .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"])
-                .arg(&source)
-                .arg("-o")
-                .arg(&program)
-                .args(&flags),
-        );
+        compile(&source, &program, &flags);
+        let counts = folder.path().join(format!("counts-{how}"));
+        compile(&root().join("tests/c/counts.c"), &counts, &flags);
+        output(Command::new(&counts).env("LD_LIBRARY_PATH", &library));
         let dynamic = output(Command::new("readelf").arg("-d").arg(&program));
         assert_eq!(dynamic.contains("[libshellflip.so.0]"), how == "shared", "{dynamic}");
         upgrades_once(&family, &program, &address, &[("LD_LIBRARY_PATH", &library)]);
@@ -88,6 +84,17 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
     let left: Vec<PathBuf> = files(&destination);
     assert_eq!(left, [] as [PathBuf; 0]);
     family.assert_none_left(SOON);
+}
+
+fn compile(source: &Path, program: &Path, flags: &[String]) {
+    output(
+        Command::new("cc")
+            .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"])
+            .arg(source)
+            .arg("-o")
+            .arg(program)
+            .args(flags),
+    );
 }
 
 /// flipctl runs, and what belongs to it lies where man and the shells look.
