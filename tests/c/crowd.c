@@ -77,8 +77,12 @@ static void *accept_and_serve(void *argument)
 static void *read_events(void *argument)
 {
     flip_event_t *event;
+    int rc;
     (void)argument;
-    while (flip_next_event(flip, -1, &event) == 0) {
+    /* A signal comes to this thread while main starts others, and so blocks it. */
+    while ((rc = flip_next_event(flip, -1, &event)) == 0 || rc == -EINTR) {
+        if (rc != 0)
+            continue;
         int kind = flip_event_kind(event);
         if (kind == FLIP_EVENT_STARTING || (kind == FLIP_EVENT_STATE && write(flip_event_state_fd(event), "s", 1) == 1)) {
             flip_event_answer(event, 0, NULL);
