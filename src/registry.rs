@@ -165,10 +165,11 @@ impl Registry {
         let missing = || Error::NotFound(format!("nothing named {} was inherited", quote(name)));
         let index = self.unclaimed.iter().position(|inherited| inherited.name == name).ok_or_else(missing)?;
         let listener = socket::is_listener(self.unclaimed[index].borrow())?;
+        // Before it goes: it may be a group's only member.
+        self.remember_groups();
         let (copy, inherited) = self.claim(index, &quote(name))?;
         let (path, keep) = (inherited.path.clone(), inherited.keep);
         let fd = inherited.own();
-        self.remember_groups();
         self.remove_entry(name);
         self.entries.push(Entry { path, keep, ..Entry::added(name.to_vec(), fd, listener) });
         note_kept(keep);

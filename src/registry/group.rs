@@ -65,3 +65,30 @@ impl Registry {
         unclaimed.into_iter().filter(|(_, group)| claimed.contains(group)).map(|(name, _)| name).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{Keep, TableEntry};
+    use crate::sys::net;
+
+    #[test]
+    fn a_further_member_waits_for_commit_also_where_the_first_one_was_taken_by_name() {
+        let parse = |text: &str| Address::parse(text.as_bytes()).unwrap();
+        let first = socket::bind_and_listen(&parse("tcp://127.0.0.1:0?reuseport=1")).unwrap();
+        let endpoint = socket::describe(first.fd.as_fd()).unwrap().endpoint().unwrap();
+        let entry = TableEntry {
+            name: b"first".into(),
+            listener: true,
+            owner: None,
+            keep: Keep::None,
+            control: false,
+        };
+        let mut registry = Registry::inherited(vec![(entry, first.fd)]);
+        registry.take(b"first").unwrap();
+        let further = registry.listen(parse(&format!("{endpoint}?reuseport=1"))).unwrap();
+        assert!(!net::is_tcp_listener(further.as_fd()).unwrap());
+        registry.listen_further().unwrap();
+        assert!(net::is_tcp_listener(further.as_fd()).unwrap());
+    }
+}
