@@ -6,6 +6,7 @@ pub mod fault;
 pub mod fd;
 pub mod file;
 pub mod futex;
+pub mod membarrier;
 pub mod memfd;
 pub mod net;
 pub mod process;

@@ -9,8 +9,8 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 use testkit::deadline::{scaled, wait_until};
-use testkit::host::SOON;
-use testkit::process::{Proc, Signal, signal};
+use testkit::host::{SOON, c_program};
+use testkit::process::{Family, Output, Proc, Signal, signal};
 
 const DEADLINE: i64 = 4;
 const DRAINING: i64 = 10;
@@ -236,4 +236,17 @@ fn a_successor_is_told_of_the_end_of_its_predecessor() {
     assert!(!Proc(first).alive());
     assert_eq!(part.call(second, "/predecessor/0").rc, 1);
     part.stop(second);
+}
+
+#[test]
+fn a_drain_ends_where_the_kernel_refuses_the_barrier_that_counting_relies_on() {
+    let _limit = testkit::limit(LIMIT);
+    let family = Family::new();
+    for since in ["never", "later"] {
+        let program = family.program(c_program("tests/c/no_barrier.c", &[])).arg(since);
+        let mut process = program.output(Output::File).start();
+        let status = process.wait(SOON * 2);
+        assert!(status.success() && process.output() == "drained\n", "{since}: {status}\n{}", process.output());
+    }
+    family.assert_none_left(SOON);
 }

@@ -42,6 +42,34 @@ impl Drop for Thread {
     }
 }
 
+/// What tells this thread from all others that run now; not 0. A later thread may have it again.
+#[inline(always)]
+pub fn number() -> usize {
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+    {
+        let number: usize;
+        // SAFETY: the thread pointer is at its own address by the ABI of thread-local storage; it is only read.
+        unsafe {
+            std::arch::asm!("mov {}, fs:[0]", out(reg) number, options(nostack, preserves_flags, readonly))
+        };
+        number
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let number: usize;
+        // SAFETY: reads the register of the thread pointer.
+        unsafe {
+            std::arch::asm!("mrs {}, tpidr_el0", out(reg) number, options(nostack, preserves_flags, nomem))
+        };
+        number
+    }
+    #[cfg(not(any(all(target_arch = "x86_64", target_pointer_width = "64"), target_arch = "aarch64")))]
+    {
+        // SAFETY: it cannot fail.
+        unsafe { libc::pthread_self() as usize }
+    }
+}
+
 /// As much as std gives, and nothing of it is used before it is needed.
 const STACK_SIZE: usize = 2 * 1024 * 1024;
 

@@ -25,7 +25,7 @@ pub mod trigger;
 pub mod sys {
     pub mod sync {
         pub use shuttle::sync::atomic::{
-            AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+            AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
         pub use shuttle::sync::{Condvar, Mutex, MutexGuard};
         pub use shuttle::thread::yield_now;
@@ -51,8 +51,24 @@ pub mod sys {
         }
     }
 
+    /// Here every thread sees every store at once.
+    pub mod membarrier {
+        pub fn register() -> bool {
+            true
+        }
+
+        pub fn all_threads() -> bool {
+            true
+        }
+    }
+
     /// Nobody cancels these threads.
     pub mod thread {
+        /// As if their stacks were side by side.
+        pub fn number() -> usize {
+            (usize::from(shuttle::thread::current().id()) + 1) << 12
+        }
+
         pub struct NotCancelled;
 
         impl NotCancelled {
