@@ -14,10 +14,14 @@
  *
  * Forked children: `flip_accept`, `flip_shutdown_fd`, `flip_wait_shutdown`, `flip_conn_*`, `flip_drain`,
  * `flip_generation` and `flip_free` work, on the child's own count; all else that takes the handle is -ECHILD, and
- * `flip_init` too. Fork after `flip_ready`.
+ * `flip_init` too. Fork after `flip_ready`. The child has its signals as they were before `flip_init`: what stops the
+ * whole process group or unit ends it at once, unless it ignores that signal; it hears of shutdown by the library.
  *
  * Signals: the library's threads block all of them; it raises no SIGPIPE, never touches SIGCHLD, and waits for no child
  * but the successor it started, until it has handed over to it.
+ *
+ * Log: nothing is written, unless SHELLFLIP_LOG is `error`, `info` or `debug` when `flip_init` is called: then lines on
+ * descriptor 2. FLIP_EVENT_LOG gives the host the first two of them, whatever the variable says.
  */
 
 
@@ -374,15 +378,18 @@ int flip_config_set_fd_store(flip_config_t *config,
  number of threads may call it at once.
 
  The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
- -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set; looked at every few
- calls), or does not listen; -EBADF.
+ -ETIMEDOUT: `timeout_ms` passed; -EMFILE, -ENFILE, -ENOBUFS, -ENOMEM, with `timeout_ms` 0 only: a connection waits, and
+ nothing is left to take it with: look again in a while, not at once; -EINVAL: the listener blocks (O_NONBLOCK is not
+ set; looked at every few calls), or does not listen; -EBADF.
 
  # Safety
 
  - `flip` is from `flip_init`.
  - `listener` is not closed during the call.
  */
-int flip_accept(flip_t *flip, int listener, int timeout_ms);
+int flip_accept(flip_t *flip,
+                int listener,
+                int timeout_ms);
 
 /*
  Counts a connection that was accepted in another way. A few nanoseconds. 0, -EINVAL or -EBADF.
@@ -699,9 +706,11 @@ void flip_event_free(flip_event_t *event);
  success `*out_flip` is the handle.
 
  Call it early, before other threads exist: it removes the variables that were meant for this process from the
- environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,
- descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation
- starts with.
+ environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade).
+
+ The next generation starts with the environment and descriptors 0 to 2 as they are now (a server that opens its log
+ anew on descriptor 2 later does so again in each generation), and with the signal mask, the ignored signals, the
+ directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library was loaded.
 
  What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
  library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;

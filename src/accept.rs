@@ -72,13 +72,18 @@ pub fn retry(errno: i32) -> Retry {
     }
 }
 
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
 impl Flip {
     /// Waits for a connection: blocking, CLOEXEC, above 2, and counted; [`Flip::conn_end`] ends it
     /// (a connection of a `keep=` listener is not counted, and not ended).
     ///
     /// Retries what accept(2) may be retried on, waits while descriptors are exhausted, goes on after a signal
     /// handler. Before `flip_ready` has returned 0 it waits for that too. `ECANCELED` from shutdown on, `ETIMEDOUT`,
-    /// `EINVAL` for a listener that blocks.
+    /// `EINVAL` for a listener that blocks. Whoever does not wait is told what is exhausted: if it called again at once
+    /// because the listener is readable, it would never rest.
     pub fn accept(&self, listener: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
         let mut tried = match self.accept_at_once(listener) {
             Some(Ok(connection)) => return Ok(connection),
@@ -109,12 +114,13 @@ impl Flip {
                 continue;
             }
             match retry(errno as i32) {
+                // Not EPERM, which may be a firewall's word on this one connection.
+                Retry::Later if errno != Errno::EPERM && is_over(deadline) => return Err(failed(errno)),
                 Retry::Later => {
                     let soon = Instant::now() + EXHAUSTED;
                     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
                     match self.wait_for_listener(None, kept, Some(until)) {
-                        Err(Error::TimedOut) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
-                        }
+                        Err(Error::TimedOut) if !is_over(deadline) => {}
                         other => other?,
                     }
                 }

@@ -144,11 +144,18 @@ pub(crate) fn start(
     let systemd = Systemd::new(&unit, inner.generation, watchdog, fd_store)?;
     let heard = systemd.is_there();
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);
-    let unsupported = (std::process::id() == 1).then(|| {
-        "process 1 cannot replace itself: its end would end the container; run the server under an init"
-            .to_string()
-    });
-    let unsupported = unsupported.or_else(|| unit.unsupported(heard));
+    let unsupported = if std::process::id() == 1 {
+        Some(
+            "process 1 cannot replace itself: its end would end the container; run the server under an init"
+                .into(),
+        )
+    } else if fd::secure_execution() {
+        // Its successor would believe no environment either: inherit::find().
+        Some("a program with file capabilities or set-user-id cannot replace itself, since whoever starts it has fewer \
+             rights; let the service manager give the rights (AmbientCapabilities=, or a socket unit)".into())
+    } else {
+        unit.unsupported(heard)
+    };
     let machine = Machine::new(Setup {
         with_predecessor: predecessor.is_some(),
         draining,

@@ -246,7 +246,11 @@ fn a_drain_ends_where_the_kernel_refuses_the_barrier_that_counting_relies_on() {
         let program = family.program(c_program("tests/c/no_barrier.c", &[])).arg(since);
         let mut process = program.output(Output::File).start();
         let status = process.wait(SOON * 2);
-        assert!(status.success() && process.output() == "drained\n", "{since}: {status}\n{}", process.output());
+        assert!(
+            status.success() && process.output() == "drained\n",
+            "{since}: {status}\n{}",
+            process.output()
+        );
     }
     family.assert_none_left(SOON);
 }

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <shellflip.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -17,6 +18,10 @@
 static void work(flip_t *flip, int listener)
 {
     int connection;
+
+    /* A stop of the whole group or unit reaches each worker, too, and would end it amid a connection. */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
     while ((connection = flip_accept(flip, listener, -1)) >= 0) {
         char line[96];
         int length = snprintf(line, sizeof line, "hello from pid %d generation %d of master %d\n", (int)getpid(),

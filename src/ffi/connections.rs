@@ -11,8 +11,9 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 /// number of threads may call it at once.
 ///
 /// The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
-/// -ETIMEDOUT: `timeout_ms` passed; -EINVAL: the listener blocks (O_NONBLOCK is not set; looked at every few
-/// calls), or does not listen; -EBADF.
+/// -ETIMEDOUT: `timeout_ms` passed; -EMFILE, -ENFILE, -ENOBUFS, -ENOMEM, with `timeout_ms` 0 only: a connection waits, and
+/// nothing is left to take it with: look again in a while, not at once; -EINVAL: the listener blocks (O_NONBLOCK is not
+/// set; looked at every few calls), or does not listen; -EBADF.
 ///
 /// # Safety
 ///

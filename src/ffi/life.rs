@@ -12,9 +12,11 @@ use std::ffi::{CStr, c_char, c_int};
 /// success `*out_flip` is the handle.
 ///
 /// Call it early, before other threads exist: it removes the variables that were meant for this process from the
-/// environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade). The environment,
-/// descriptors 0 to 2, the signal mask, ignored signals and the directory at this moment are what the next generation
-/// starts with.
+/// environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade).
+///
+/// The next generation starts with the environment and descriptors 0 to 2 as they are now (a server that opens its log
+/// anew on descriptor 2 later does so again in each generation), and with the signal mask, the ignored signals, the
+/// directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library was loaded.
 ///
 /// What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
 /// library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;

@@ -133,6 +133,27 @@ fn find_generation(world: &World) -> Option<std::os::unix::net::UnixStream> {
 }
 
 #[test]
+fn who_does_not_wait_for_a_connection_is_told_that_no_descriptor_is_left() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let world = World::start(&[]);
+    let now = world.zero();
+    let mut place = Place::new(Kind::TcpV4, &world.folder, "a");
+    let fd = place.listen(&now);
+    now.ok("ready -1");
+    let queued = place.connect().unwrap();
+    queued.send().unwrap();
+    now.ok("limit 100");
+    let text = now.fails(&format!("full accept {fd} 0"), libc::EMFILE);
+    assert!(text.contains("EMFILE"), "{text}");
+    now.fails(&format!("full accept {fd} 300"), libc::ETIMEDOUT);
+    now.ok("limit 1024");
+    now.ok(&format!("accept {fd} 0"));
+    assert_eq!(queued.answer(), Ok(now.pid));
+    drop(queued);
+    world.stop(&now);
+}
+
+#[test]
 fn a_claim_that_finds_no_number_left_loses_nothing() {
     let _limit = testkit::limit(Duration::from_secs(60));
     let world = World::start(&[]);

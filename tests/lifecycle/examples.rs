@@ -162,6 +162,11 @@ fn a_prefork_worker_outlives_a_killed_master_and_ends() {
     let four = wait_for("four workers", SOON, || Some(workers(master)).filter(|four| four.len() == 4));
     // Each waits for connections: one that is stopped inside fork still holds what its siblings watch.
     wait_until("workers that wait", SOON, || four.iter().all(|worker| Proc(*worker).state() == Some('S')));
+    // What stops the whole group ends no worker amid a connection.
+    let stops = [libc::SIGTERM, libc::SIGINT].map(|signal| 1u64 << (signal - 1)).iter().sum::<u64>();
+    assert!(
+        four.iter().all(|worker| Proc(*worker).ignored().is_some_and(|ignored| ignored & stops == stops))
+    );
     // A worker that is stopped when its master dies sees it afterwards.
     signal(four[0], Signal::SIGSTOP);
     Proc(four[0]).wait_stopped(SOON);
