@@ -10,7 +10,7 @@ use crate::signals;
 use std::cell::UnsafeCell;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
@@ -124,8 +124,9 @@ extern "C" fn child() {
     for slot in &SLOTS {
         let raw = slot.swap(NONE, SeqCst);
         if raw != NONE {
-            // SAFETY: listed descriptors are ours and open; the owner sees the empty slot and does not close again.
-            drop(unsafe { OwnedFd::from_raw_fd(raw) });
+            // SAFETY: listed descriptors are ours and open; the owner sees the empty slot and does not close again. Not
+            // by close(3): a thread that was cancelled may fork, and would be unwound from here.
+            unsafe { libc::syscall(libc::SYS_close, raw) };
         }
     }
     signals::restore_in_child();

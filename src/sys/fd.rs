@@ -124,11 +124,12 @@ pub fn eventfd() -> Result<OwnedFd, Errno> {
     at_least_3(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Makes an eventfd readable. Async-signal-safe; a counter that is full is readable already.
+/// Makes an eventfd readable. Async-signal-safe, and no cancellation point, as write(3) would be: a signal handler may run in
+/// a thread that was cancelled. A counter that is full is readable already.
 pub fn eventfd_write(fd: BorrowedFd) -> Result<(), Errno> {
     let one = 1u64.to_ne_bytes();
     // SAFETY: eight bytes of our own stack.
-    match Errno::result(unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) }) {
+    match Errno::result(unsafe { libc::syscall(libc::SYS_write, fd.as_raw_fd(), one.as_ptr(), one.len()) }) {
         Ok(_) | Err(Errno::EAGAIN) => Ok(()),
         Err(errno) => Err(errno),
     }

@@ -4,8 +4,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <shellflip.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static flip_t *flip;
@@ -62,6 +65,62 @@ static void *is_busy(void *unused)
     return NULL;
 }
 
+static atomic_bool started, cancelled;
+
+static void until_cancelled(void)
+{
+    started = 1;
+    while (!cancelled)
+        ;
+}
+
+/* A thread that was cancelled, and comes to no cancellation point, runs the library's signal handler... */
+static void *is_signalled(void *unused)
+{
+    until_cancelled();
+    pthread_kill(pthread_self(), SIGTERM);
+    pthread_testcancel();
+    return unused;
+}
+
+/* ... asks for something... */
+static void *requests(void *unused)
+{
+    until_cancelled();
+    expect(flip_request(flip, FLIP_REQUEST_STOP) == 0, "a stop");
+    pthread_testcancel();
+    return unused;
+}
+
+/* ... or forks. */
+static void *forks(void *unused)
+{
+    int status, old;
+    until_cancelled();
+    pid_t child = fork();
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+    if (child == 0)
+        _exit(flip_generation(flip) == 0 ? 7 : 8);
+    expect(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7, "a child");
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &old);
+    pthread_testcancel();
+    return unused;
+}
+
+static void cancel_beforehand(void *(*body)(void *))
+{
+    pthread_t thread;
+    void *result;
+    started = cancelled = 0;
+    pthread_create(&thread, NULL, body, NULL);
+    while (!started)
+        ;
+    pthread_cancel(thread);
+    cancelled = 1;
+    pthread_join(thread, &result);
+    expect(result == PTHREAD_CANCELED, "the thread was cancelled");
+}
+
 int main(void)
 {
     void *(*bodies[])(void *) = { accepts, waits, reads_events, is_busy };
@@ -80,7 +139,10 @@ int main(void)
     for (int i = 0; i < COUNT; i++)
         pthread_cancel(threads[i]);
     expect(flip_status(flip, NULL, 0) > 0, "the others go on");
-    expect(flip_request(flip, FLIP_REQUEST_STOP) == 0, "a stop");
+    cancel_beforehand(forks);
+    cancel_beforehand(is_signalled);
+    expect(flip_wait_shutdown(flip, 10000) == FLIP_SHUTDOWN_STOP, "the signal is noticed");
+    cancel_beforehand(requests);
     for (int i = 0; i < COUNT; i++) {
         void *result;
         pthread_join(threads[i], &result);
