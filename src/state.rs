@@ -15,6 +15,8 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(crate) struct State {
     slot: Mutex<Slot>,
+    /// By way of it a memfd is opened anew, even when the host has a root without /proc by then.
+    descriptors: Option<OwnedFd>,
     /// Opens when the slot is no longer [`Slot::Promised`].
     settled: Gate,
 }
@@ -31,7 +33,12 @@ impl State {
     /// `promised`: HELLO said that it will come.
     pub fn new(promised: bool) -> Result<State> {
         let slot = Mutex::new(if promised { Slot::Promised } else { Slot::None });
-        Ok(State { slot, settled: Gate::new()? })
+        let descriptors = match promised.then(fd::own_descriptors).transpose() {
+            // flip_take_state says it: the host may not want the state.
+            Err(Errno::ENOENT | Errno::EACCES) => None,
+            found => found.map_err(|errno| Error::system("cannot open /proc/self/fd", errno))?,
+        };
+        Ok(State { slot, descriptors, settled: Gate::new()? })
     }
 
     /// STATE came.
@@ -50,6 +57,13 @@ impl State {
         self.settled.open();
     }
 
+    fn open(&self, state: &OwnedFd) -> std::result::Result<OwnedFd, Errno> {
+        let descriptors = self.descriptors.as_ref().ok_or(Errno::EIO)?;
+        // ENOENT would say that there is no state.
+        fd::reopen_read_only(descriptors.as_fd(), state.as_fd())
+            .map_err(|errno| if errno == Errno::ENOENT { Errno::EIO } else { errno })
+    }
+
     /// Waits for it: read-only, with an offset of its own at 0. `ENOENT`: none was promised; `ECONNRESET`: promised and lost.
     pub fn take(&self, freed: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
         loop {
@@ -61,8 +75,9 @@ impl State {
                     ));
                 }
                 Slot::Arrived(state) => {
-                    return fd::reopen_read_only(state.as_fd())
-                        .map_err(|errno| Error::system("cannot open the predecessor's state", errno));
+                    return self.open(state).map_err(|errno| {
+                        Error::system("cannot open the predecessor's state by way of /proc/self/fd", errno)
+                    });
                 }
                 Slot::Promised => {}
             }

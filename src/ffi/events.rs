@@ -18,7 +18,8 @@ pub struct flip_event_t {
 ///
 /// The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET:
 /// promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED:
-/// `flip_free`; -EMFILE; -ECHILD in a forked child.
+/// `flip_free`; -EMFILE, -ENFILE, -ENOMEM; -EIO: it is there, and cannot be opened (`flip_init` found no /proc); -ECHILD
+/// in a forked child.
 ///
 /// # Safety
 ///

@@ -146,15 +146,17 @@ pub fn eventfd_drain(fd: BorrowedFd) -> Result<u64, Errno> {
     }
 }
 
+/// The folder of this process's descriptors.
+pub fn own_descriptors() -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    at_least_3(nix::fcntl::open("/proc/self/fd", flags, nix::sys::stat::Mode::empty())?)
+}
+
 /// A read-only descriptor for the same memfd with a file offset of its own, 0.
-pub fn reopen_read_only(fd: BorrowedFd) -> Result<OwnedFd, Errno> {
+pub fn reopen_read_only(own_descriptors: BorrowedFd, fd: BorrowedFd) -> Result<OwnedFd, Errno> {
     fault::at("reopen")?;
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    at_least_3(nix::fcntl::open(
-        path.as_str(),
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )?)
+    let (name, flags) = (fd.as_raw_fd().to_string(), OFlag::O_RDONLY | OFlag::O_CLOEXEC);
+    at_least_3(nix::fcntl::openat(own_descriptors, name.as_str(), flags, nix::sys::stat::Mode::empty())?)
 }
 
 /// What names the process behind a pidfd for as long as the machine runs: its inode, where pidfds have inodes of their

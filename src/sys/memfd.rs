@@ -77,7 +77,7 @@ fn shares(line: &[u8], device: u64, inode: u64) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fd::{read_from_start, reopen_read_only, size, write_all};
+    use super::super::fd::{own_descriptors, read_from_start, reopen_read_only, size, write_all};
     use super::*;
     use std::os::fd::{AsFd, AsRawFd};
 
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(write_all(fd.as_fd(), b"x"), Err(Errno::EPERM));
         assert_eq!(read_from_start(fd.as_fd(), 99).unwrap(), b"hello");
         assert_eq!(size(fd.as_fd()), Ok(5));
-        let reader = reopen_read_only(fd.as_fd()).unwrap();
+        let reader = reopen_read_only(own_descriptors().unwrap().as_fd(), fd.as_fd()).unwrap();
         let mut bytes = [0; 9];
         assert_eq!(nix::unistd::read(&reader, &mut bytes), Ok(5));
     }

@@ -17,7 +17,7 @@
  *
  * All but / answer {"rc":…,"failure":…,"error":"…"}. The environment: EVENTS (a mask), READER=0 (nobody reads events but
  * /event), STARTING, STATE (policies), BEFORE (steps before flip_ready, with commas: take, sleep:MS, extend:MS,
- * wait:FILE, kill), STAY (does not end after the drain), CONTROL_SOCKET (the library's), and PROBATION_MS, MAX_DRAINING, HARD_STOP_MS,
+ * wait:FILE, kill, chroot:DIR), STAY (does not end after the drain), CONTROL_SOCKET (the library's), and PROBATION_MS, MAX_DRAINING, HARD_STOP_MS,
  * UPGRADE_TIMEOUT_MS, DRAIN_TIMEOUT_MS. It reports to stdout, one line each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -369,6 +369,8 @@ static void before_ready(char *steps)
         else if (!strncmp(step, "wait:", 5))
             while (stat(colon + 1, &there) != 0)
                 usleep(2000);
+        else if (!strncmp(step, "chroot:", 7))
+            say("chroot %d", chroot(colon + 1));
         else if (!strcmp(step, "kill"))
             kill(getpid(), SIGKILL);
     }

@@ -154,6 +154,24 @@ fn who_asks_for_the_state_before_flip_ready_is_told_of_the_loss_there() {
 }
 
 #[test]
+fn a_host_that_has_left_for_a_root_without_proc_gets_its_state() {
+    let _limit = testkit::limit(LIMIT);
+    // SAFETY: asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("SKIPPED: a_host_that_has_left_for_a_root_without_proc_gets_its_state: only root may chroot");
+        return;
+    }
+    let root = testkit::process::temp_dir();
+    let before = format!("chroot:{},take", root.path().display());
+    let part = Part::start(&[("EVENTS", "2"), ("STATE", "size:8"), ("BEFORE", &before)]);
+    let first = part.first();
+    let second = part.upgrade(first);
+    assert_eq!(part.lines("chroot 0").len(), 1);
+    part.wait_for_line("took 0 size=8");
+    part.stop(second);
+}
+
+#[test]
 fn a_writable_mapping_at_the_answer_fails_only_the_upgrade() {
     still_mapped("mapped:4096");
 }
