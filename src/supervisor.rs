@@ -372,6 +372,7 @@ impl Supervisor {
 
     fn free(&mut self) {
         self.freeing = true;
+        self.systemd.hurry();
         self.feed(Event::Free);
     }
 

@@ -235,6 +235,13 @@ impl Systemd {
         true
     }
 
+    /// `flip_free` waits: an announcement that the manager has no room for must not take for ever.
+    pub fn hurry(&mut self) {
+        if let Some(announcement) = &mut self.announcement {
+            announcement.limit();
+        }
+    }
+
     /// Whether an announcement could not even be queued, since the manager does not read.
     pub fn announcement_is_stuck(&self) -> bool {
         self.waiting.iter().any(|datagram| datagram.announces)

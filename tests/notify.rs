@@ -297,6 +297,23 @@ fn a_manager_that_does_not_read_is_told_later_and_both_serve_meanwhile() {
 }
 
 #[test]
+fn a_manager_that_never_reads_does_not_keep_flip_free_from_returning() {
+    let _limit = limit();
+    let family = Family::new();
+    let manager = Manager::new();
+    let (host, first) = started(&family, &manager, &[("SHELLFLIP_TEST_BARRIER_MS", "400")]);
+    manager.fill();
+    let _upgrade = host.call_meanwhile("/upgrade");
+    host.process.wait_for_output("tried again every second", SOON);
+    let second = host.wait_for_other(first).pid;
+    wait_until("the old one answers too", SOON, || host.who().pid == first);
+    let _freed = host.call_meanwhile("/free");
+    host.process.wait_for_output("has not read the new main process", SOON);
+    family.wait_gone(first, SOON);
+    assert_eq!(host.who().pid, second);
+}
+
+#[test]
 fn a_barrier_that_nobody_reads_is_waited_for_until_its_limit() {
     let _limit = limit();
     let family = Family::new();

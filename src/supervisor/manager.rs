@@ -55,7 +55,12 @@ impl Supervisor {
     pub(super) fn announce(&mut self) -> Option<Event> {
         let after = self.upgrade_started.elapsed();
         match &self.successor {
-            Some(successor) if self.systemd.announce(&successor.spawned, after) => None,
+            Some(successor) if self.systemd.announce(&successor.spawned, after) => {
+                if self.freeing {
+                    self.systemd.hurry();
+                }
+                None
+            }
             _ => Some(Event::Announced),
         }
     }

@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_millis(50);
 /// One announcement.
 #[derive(Default)]
 pub(super) struct Announcement {
-    /// MAINPID is in the manager's queue; so long the barrier may take.
+    /// MAINPID is in the manager's queue, or need not get there; so long it may take.
     deadline: Option<Instant>,
     /// Ends when the manager has read the barrier.
     barrier: Option<OwnedFd>,
@@ -30,6 +30,11 @@ impl Announcement {
     pub fn queued(&mut self, socket: &NotifySocket) {
         self.deadline = Some(Instant::now() + limit());
         self.send_barrier(socket);
+    }
+
+    /// Over by then, even if MAINPID is not queued until then.
+    pub fn limit(&mut self) {
+        self.deadline.get_or_insert_with(|| Instant::now() + limit());
     }
 
     pub fn watched(&self) -> Option<BorrowedFd<'_>> {
