@@ -221,6 +221,7 @@ impl Flip {
             return Err(error);
         }
         // Last of all: a call that fails changes nothing.
+        lock(&flip.0.registry).own_what_was_stored();
         for name in inherited.remove.iter().filter(|_| !flip.0.config.leave_environment) {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment; the
             // library's read it through std alone.

@@ -71,9 +71,9 @@ pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
 /// call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
 /// deadline; -ECONNREFUSED: this host refused, or the new process gave up; -EIO: the state could not be handed over;
 /// -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet; -ESHUTDOWN:
-/// stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started; -EDEADLK
-/// on a thread that reads events with questions; -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked
-/// child.
+/// stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started (-ENOEXEC
+/// instead of one that has another meaning in this list); -EDEADLK on a thread that reads events with questions;
+/// -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked child.
 ///
 /// # Safety
 ///

@@ -8,7 +8,7 @@ use crate::socket::{self, PathOwner};
 use crate::sys::fd;
 use crate::sys::net::SockAddr;
 use crate::systemd::store::{self, Known, Stored};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 impl Registry {
@@ -20,6 +20,21 @@ impl Registry {
             .collect()
     }
 
+    /// What the store gave back is this library's: unlike a socket of a .socket unit it is meant for nobody else in the
+    /// host, and closed if it is not claimed. Not before `flip_init` is sure to succeed: it could not be found again.
+    pub fn own_what_was_stored(&mut self) {
+        for one in self.unclaimed.iter_mut().filter(|one| one.in_store.is_some()) {
+            one.source = match one.source {
+                Source::Foreign(number) => {
+                    inherit::claimed(number);
+                    // SAFETY: as in given_back(); owned once, since it is not Foreign any more.
+                    Source::Ours(unsafe { OwnedFd::from_raw_fd(number) })
+                }
+                Source::Ours(_) => continue,
+            };
+        }
+    }
+
     /// The names in the store of what nobody has claimed, and [`Registry::drop_unclaimed`] will close.
     pub fn unclaimed_in_store(&self) -> Vec<String> {
         let ours = self.unclaimed.iter().filter(|one| matches!(one.source, Source::Ours(_)));
@@ -28,19 +43,41 @@ impl Registry {
     }
 }
 
-/// What the store gave back is this library's from the start: unlike a socket of a .socket unit it is meant for nobody
-/// else in the host, and closed if it is not claimed.
+/// What the store gave back.
 pub(super) fn given_back(one: Activated, known: Known) -> Inherited {
     let _ = fd::set_cloexec_raw(one.number);
-    inherit::claimed(one.number);
     // SAFETY: open, as `inherit` has seen, and by its name put into the store by this library, for this library.
-    let owned = unsafe { OwnedFd::from_raw_fd(one.number) };
-    let path = known.inode.and_then(|(dev, ino)| match socket::describe(owned.as_fd()).ok()?.local {
+    let stored = unsafe { BorrowedFd::borrow_raw(one.number) };
+    let path = known.inode.and_then(|(dev, ino)| match socket::describe(stored).ok()?.local {
         SockAddr::UnixPath(path) => Some(PathOwner { path, dev, ino }),
         _ => None,
     });
     let in_store = Some(String::from_utf8_lossy(&one.name).into_owned());
     let named = known.name.is_some();
     let name = known.name.unwrap_or(one.name);
-    Inherited { name, source: Source::Ours(owned), path, keep: Keep::None, named, in_store }
+    Inherited { name, source: Source::Foreign(one.number), path, keep: Keep::None, named, in_store }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::IntoRawFd;
+
+    #[test]
+    fn what_the_store_gave_back_outlives_a_start_that_fails_and_is_closed_after_one_that_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, number) = (listener.local_addr().unwrap(), listener.into_raw_fd());
+        let start = || {
+            let name = b"shellflip.web".to_vec();
+            Registry::fresh(vec![Activated { number, name, named: true }])
+        };
+        drop(start());
+        assert!(TcpStream::connect(address).is_ok());
+        let mut registry = start();
+        registry.own_what_was_stored();
+        assert_eq!(registry.unclaimed_in_store(), ["shellflip.web"]);
+        assert_eq!(registry.drop_unclaimed(), ["\"web\""]);
+        assert!(TcpStream::connect(address).is_err());
+    }
 }

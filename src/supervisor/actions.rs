@@ -26,6 +26,17 @@ const CUT_DRAIN: Duration = Duration::from_millis(1500);
 /// The usual reason is a wrapper whose child runs the server: a child is not the process that was started.
 const NEVER_INITIALISED: &str =
     "; flip_init was not called in that process: a wrapper must exec the server, not fork it";
+/// Of a call that asks for an upgrade these say something else than that the new program could not be started, and what the
+/// caller does about it would be wrong.
+const OF_A_CALL: [Errno; 7] = [
+    Errno::ETIMEDOUT,
+    Errno::EINTR,
+    Errno::ECANCELED,
+    Errno::EAGAIN,
+    Errno::EALREADY,
+    Errno::EBUSY,
+    Errno::EDEADLK,
+];
 /// As many drainers go into one HELLO.
 const MAX_DRAINERS: usize = crate::channel::hello::MAX_DRAINERS;
 
@@ -342,7 +353,8 @@ impl Supervisor {
                 self.tell(Kind::Failed, why.failure(), &text);
                 self.systemd.reload_failed(&text);
                 let failure = why.failure();
-                let errno = self.spawn_errno.take().filter(|_| failure == Failure::Spawn);
+                let errno = self.spawn_errno.take();
+                let errno = errno.filter(|errno| failure == Failure::Spawn && !OF_A_CALL.contains(errno));
                 match failure {
                     Failure::Stopping if self.freeing => {
                         Err(Error::Canceled("the handle was freed meanwhile".into()))

@@ -158,7 +158,9 @@ fn a_host_that_has_left_for_a_root_without_proc_gets_its_state() {
     let _limit = testkit::limit(LIMIT);
     // SAFETY: asks for a number.
     if unsafe { libc::geteuid() } != 0 {
-        println!("SKIPPED: a_host_that_has_left_for_a_root_without_proc_gets_its_state: only root may chroot");
+        println!(
+            "SKIPPED: a_host_that_has_left_for_a_root_without_proc_gets_its_state: only root may chroot"
+        );
         return;
     }
     let root = testkit::process::temp_dir();
