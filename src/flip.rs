@@ -21,7 +21,7 @@ use crate::signals;
 use crate::startup::{self, Startup};
 use crate::state::State;
 use crate::supervisor::{self, Command, Supervisor};
-use crate::sys::thread::Thread;
+use crate::sys::thread::{self, Thread};
 use crate::sys::{fault, fd};
 use crate::trigger::TRIGGER;
 use crate::upgrade::{Request, Shutdown};
@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     pub published: Published,
     pub commands: Sender<Command>,
     pub wake: Private,
+    /// In a successor: what the thread of `flip_init` was capable of, and so the library's threads are.
+    capabilities: Option<[u32; 6]>,
     /// Who drives the supervisor.
     pub duty: Duty<Box<Supervisor>>,
     /// Of the library, to be waited for.
@@ -204,6 +206,7 @@ impl Flip {
             published: Published::default(),
             commands,
             wake,
+            capabilities: if generation > 0 { thread::capabilities() } else { None },
             duty: Duty::new(),
             threads: Mutex::default(),
             only: Mutex::new(Some(only)),
@@ -369,10 +372,19 @@ impl Flip {
             // Whoever waits for the file finds a server that serves: it cannot fail any more.
             pid_file.write()?;
         }
-        match self.0.duty.take_fresh() {
+        let fresh = if self.may_stand_in() { self.0.duty.take_fresh() } else { None };
+        match fresh {
             Some(supervisor) => self.ready_by_itself(supervisor, deadline),
             None => self.ready_by_asking(deadline),
         }
+    }
+
+    /// Whether this thread may do what the library's would. A host may have put a filter on its own thread, or taken
+    /// capabilities from it, since `flip_init`; and whether it did must not matter now and then.
+    fn may_stand_in(&self) -> bool {
+        self.0.capabilities.is_some()
+            && thread::is_unfiltered()
+            && thread::capabilities() == self.0.capabilities
     }
 
     /// Nobody drives the supervisor yet: this thread, which would only wait for another one, does.

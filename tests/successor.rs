@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 use testkit::deadline::wait_for;
 use testkit::host::{Host, SOON, c_program, library_folder};
-use testkit::process::{Family, Proc, copy_program, temp_dir};
+use testkit::process::{Family, Output, Proc, copy_program, temp_dir};
 
 const OURS: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "SHELLFLIP_CHANNEL"];
 
@@ -267,6 +267,26 @@ fn a_seccomp_filter_on_the_hosts_main_thread_does_not_reach_the_librarys() {
         wait_for("a filter of its own", SOON, || filtered(pid, pid).then_some(()));
     });
     family.assert_none_left(SOON);
+}
+
+/// Root's alone: the owner of a path is set when a successor is ready, by the library.
+#[test]
+fn what_the_main_thread_has_given_up_before_flip_ready_does_not_matter_to_the_library() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    // SAFETY: asks for a number.
+    let root = unsafe { libc::geteuid() } == 0;
+    for how in ["filter", "capabilities"] {
+        let (family, folder) = (Family::new(), temp_dir());
+        let path = folder.path().join("server");
+        let owner = if root { "?owner=65534" } else { "" };
+        let program = family
+            .program(c_program("tests/c/filtered.c", &[]))
+            .args([how.to_string(), format!("unix:{}{owner}", path.display())]);
+        let mut process = program.output(Output::File).env("SHELLFLIP_LOG", "error").start();
+        assert!(process.wait(SOON * 2).success(), "{how}: {}", process.output());
+        assert_eq!(process.output(), "upgraded\n", "{how}");
+        family.assert_none_left(SOON);
+    }
 }
 
 fn upgrades_go_on(host: &Host, check: impl Fn(i32)) {

@@ -70,6 +70,22 @@ pub fn number() -> usize {
     }
 }
 
+/// This thread's capabilities, as capget(2) has them; `None`: it may not ask.
+pub fn capabilities() -> Option<[u32; 6]> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = [VERSION_3, 0];
+    let mut sets = [0u32; 6];
+    // SAFETY: as large as the kernel's structures of this version, which are these numbers and nothing else.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    (result == 0).then_some(sets)
+}
+
+/// Whether no seccomp filter stands between this thread and the kernel. False where it may not ask.
+pub fn is_unfiltered() -> bool {
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) == 0 }
+}
+
 /// As much as std gives, and nothing of it is used before it is needed.
 const STACK_SIZE: usize = 2 * 1024 * 1024;
 
