@@ -1,12 +1,9 @@
 //! A host in C replaces itself: the plain cases.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
-use testkit::host::{Host, SOON, c_program, library_folder};
-use testkit::process::{Family, copy_program, temp_dir};
+use testkit::host::{Host, SOON, c_program, capable_copy};
+use testkit::process::{Family, temp_dir};
 
 #[test]
 fn a_host_upgrades_itself_three_times_and_stops() {
@@ -74,31 +71,15 @@ fn a_spawner_that_cannot_be_started_fails_upgrades_until_it_can() {
 fn a_program_with_file_capabilities_is_refused_an_upgrade_and_serves_on() {
     let _limit = testkit::limit(Duration::from_secs(60));
     let (family, folder) = (Family::new(), temp_dir());
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let host = folder.path().join("host");
-    let rpath = format!("-Wl,-rpath,{}", folder.path().display());
-    copy_program(c_program("tests/c/host.c", &[&rpath]), &host);
-    std::fs::copy(library_folder().join("libshellflip.so"), folder.path().join("libshellflip.so.0")).unwrap();
-    // CAP_NET_BIND_SERVICE, permitted and effective: linux/capability.h, struct vfs_cap_data of revision 2.
-    let capabilities = [0x0200_0001u32, 1 << 10, 0, 0, 0].map(u32::to_le_bytes).concat();
-    // SAFETY: strings and bytes that outlive the call.
-    let failed = unsafe {
-        let path = CString::new(host.as_os_str().as_bytes()).unwrap();
-        libc::setxattr(
-            path.as_ptr(),
-            c"security.capability".as_ptr(),
-            capabilities.as_ptr().cast(),
-            capabilities.len(),
-            0,
-        )
+    let host = match capable_copy("tests/c/host.c", folder.path()) {
+        Ok(host) => host,
+        Err(why) => {
+            println!(
+                "SKIPPED: a_program_with_file_capabilities_is_refused_an_upgrade_and_serves_on: cannot give them: {why}"
+            );
+            return;
+        }
     };
-    if failed != 0 {
-        println!(
-            "SKIPPED: a_program_with_file_capabilities_is_refused_an_upgrade_and_serves_on: setxattr: {}",
-            std::io::Error::last_os_error()
-        );
-        return;
-    }
     let mut program = family.program(host).directory(folder.path());
     program.command().uid(65534).gid(65534);
     let host = Host::run(program);

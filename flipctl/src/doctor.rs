@@ -24,8 +24,12 @@ use serde::Serialize;
 use serde_json::json;
 
 /// Every finding there is, by its code.
-pub const CODES: [(&str, &str); 18] = [
+pub const CODES: [(&str, &str); 19] = [
     ("process-1", "The server is process 1 of its container: its end is the container's end."),
+    (
+        "secure-execution",
+        "The program has file capabilities or set-user-id, and believes nobody who starts it.",
+    ),
     ("executable-gone", "The file that the next upgrade runs is not there, or cannot be executed."),
     ("directory-gone", "The directory in which the next upgrade starts is not there."),
     ("pid-file", "The server could not write its pid file."),

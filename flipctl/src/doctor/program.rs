@@ -1,4 +1,4 @@
-//! What the next upgrade runs and where, process 1, and the pid file.
+//! What the next upgrade runs and where, process 1, what was started with more rights, and the pid file.
 
 use super::{Examination, Subject};
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ const DELETED: &[u8] = b" (deleted)";
 
 pub fn examine(subject: &Subject, examination: &mut Examination) {
     process_1(subject, examination);
+    secure_execution(subject, examination);
     pid_file(subject, examination);
     let root = match File::open(format!("/proc/{}/root", subject.pid())) {
         Ok(root) => root,
@@ -38,6 +39,21 @@ fn process_1(subject: &Subject, examination: &mut Examination) {
              one too",
             "run it below an init that stays when its first child ends, not as the container's entry point",
         );
+    }
+}
+
+/// What the kernel told the process when it started: getauxval(3).
+fn secure_execution(subject: &Subject, examination: &mut Examination) {
+    const AT_SECURE: u64 = 23;
+    match subject.process.auxv() {
+        Ok(told) if told.get(&AT_SECURE).is_some_and(|secure| *secure != 0) => examination.found(
+            "secure-execution",
+            "the program has more rights than who starts it: file capabilities (getcap shows them) or set-user-id",
+            "upgrades are refused: such a program believes nothing that it is started with, and so not its predecessor",
+            "take them from the file, and let the service manager give them, with AmbientCapabilities= or a socket unit",
+        ),
+        Ok(_) => {}
+        Err(error) => examination.unseen("rights at the start", error),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use crate::kit::Stage;
 use crate::patient::{Patient, by_pid_file, codes, sick};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
+use testkit::host::capable_copy;
 use testkit::limit;
 use testkit::process::{Family, Program, copy_program, temp_dir};
 
@@ -97,4 +99,26 @@ fn process_1_of_a_pid_namespace_is_found() {
     assert_eq!(value["pid"], server);
     let by_pid = by_pid_file(&patient.family, &patient.path(""), server, &[]).expect(7).json();
     assert_eq!(codes(&by_pid), ["process-1"]);
+}
+
+#[test]
+fn a_program_with_file_capabilities_is_found() {
+    let _limit = limit(LIMIT);
+    let folder = temp_dir();
+    let program = match capable_copy("tests/c/sick.c", folder.path()) {
+        Ok(program) => program,
+        Err(why) => {
+            println!("SKIPPED: program::a_program_with_file_capabilities_is_found: cannot give them: {why}");
+            return;
+        }
+    };
+    let patient = Patient::started("", |family, folder| {
+        // Where its control socket will be.
+        std::os::unix::fs::chown(folder, Some(65534), None).unwrap();
+        let mut program = family.program(program);
+        program.command().uid(65534).gid(65534);
+        program
+    });
+    let value = patient.json(&[]);
+    assert_eq!(codes(&value), ["secure-execution"]);
 }

@@ -3,8 +3,10 @@
 
 use crate::deadline::{scaled, wait_for};
 use crate::load::{Address, get};
-use crate::process::{Family, Output, Process, Program};
+use crate::process::{Family, Output, Process, Program, copy_program};
 use serde_json::Value;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
@@ -81,6 +83,27 @@ pub fn c_program(source: &str, flags: &[&str]) -> PathBuf {
     assert!(status.success(), "cc {source} {flags:?}");
     built.push((key, out.clone()));
     out
+}
+
+/// A copy of a C program with the file capability to bind low ports, and the library where any user may read it: such a
+/// program takes no library from LD_LIBRARY_PATH.
+///
+/// # Errors
+/// Where this user, or the file system, cannot give it.
+pub fn capable_copy(source: &str, folder: &Path) -> std::io::Result<PathBuf> {
+    // CAP_NET_BIND_SERVICE, permitted and effective: linux/capability.h, struct vfs_cap_data of revision 2.
+    let capabilities = [0x0200_0001u32, 1 << 10, 0, 0, 0].map(u32::to_le_bytes).concat();
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let program = folder.join("capable");
+    copy_program(c_program(source, &[&format!("-Wl,-rpath,{}", folder.display())]), &program);
+    std::fs::copy(library_folder().join("libshellflip.so"), folder.join("libshellflip.so.0"))?;
+    let path = CString::new(program.as_os_str().as_bytes())?;
+    let (name, value) = (c"security.capability", capabilities.as_ptr().cast());
+    // SAFETY: strings and bytes that outlive the call.
+    match unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value, capabilities.len(), 0) } {
+        0 => Ok(program),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// A running host and where it listens.
