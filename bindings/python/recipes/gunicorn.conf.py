@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Any
 
-from shellflip import Flip, Request
+from shellflip import Flip, Request, Shutdown
 
 flip = Flip(signals=False)
 listener = flip.listen(os.environ["ADDRESS"])
@@ -26,10 +26,15 @@ def on_starting(server: Any) -> None:
     server.systemd = True  # or gunicorn would remove a unix path at its end, which the successor serves on
 
 
+def end(why: Shutdown) -> None:
+    if why is not Shutdown.DETACH:  # after which it serves on
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def when_ready(server: Any) -> None:
     flip.ready()
     signal.signal(signal.SIGUSR2, lambda *_: flip.request(Request.UPGRADE))
-    flip.watch(lambda why: os.kill(os.getpid(), signal.SIGTERM))
+    flip.watch(end)
 
 
 def on_exit(server: Any) -> None:

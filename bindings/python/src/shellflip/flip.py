@@ -376,7 +376,8 @@ class Flip:
 
     def wait(self, timeout: float | None = None) -> "Shutdown | None":
         """Waits for shutdown and handles events meanwhile: hooks run in this thread. Python's signal handlers run as
-        ever. None: `timeout` seconds have passed."""
+        ever. DETACH is told once and is no end: the process serves on, and waits again. None: `timeout` seconds have
+        passed."""
         until = _until(timeout)
         while True:
             if (kind := self.handle_events()) is not None:
@@ -396,13 +397,15 @@ class Flip:
         return self._descriptors.wait(until, self._pump.busy, listener, shutdown)
 
     async def wait_shutdown(self) -> "Shutdown":
-        """`wait` in an event loop, which handles events and hooks from then on."""
+        """`wait` in an event loop, which handles events and hooks from then on; `asgi.stopped` goes on
+        after DETACH."""
         self._open()
         return await self._loop.wait_shutdown()
 
     def watch(self, then: "Callable[[Shutdown], object]") -> "threading.Thread":
         """For hosts whose main thread is inside another library's loop: a thread that calls `wait`, so that events
-        and hooks are handled there, and then `then`. Not before `ready`; `close` waits for it."""
+        and hooks are handled there, and then `then`: for DETACH, if it comes, and for the end. Not before `ready`;
+        `close` waits for it."""
         self._open()
         import threading
 
