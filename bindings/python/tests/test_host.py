@@ -318,6 +318,38 @@ def test_a_forked_child_has_its_own_signals_and_ends_alone(host: Host) -> None:
     host.stop()
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("end", ["flip.close()", "import atexit; atexit._run_exitfuncs()"], ids=["close", "exit"])
+def test_a_child_of_an_event_loop_ends_alone(kind: str, end: str, host: Host) -> None:
+    # What the child takes out of the kernel's set, which it shares with its parent, its parent does not hear of any
+    # more. SystemExit would go through the loop, which does so on its own.
+    after = f"""
+        import contextlib
+        def heard():
+            for number in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(FileNotFoundError), open(f"/proc/self/fdinfo/{{number}}") as about:
+                    yield from (line for line in about if line.startswith("tfd:"))
+        before = sorted(heard())
+        pid = os.fork()
+        if pid == 0:
+            try:
+                {end}
+            except BaseException as error:
+                print(repr(error), flush=True)
+                os._exit(1)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert before == sorted(heard()), (before, sorted(heard()))
+        print("forked", flush=True)
+    """
+    if sys.version_info >= (3, 12):
+        after = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(after)
+    host.start(kind, "", after)
+    assert "forked" in host.family.log()
+    host.upgrade()
+    host.stop()
+
+
 def test_forked_workers_accept_and_end_with_their_master(host: Host) -> None:
     after = """
         for _ in range(2):

@@ -182,6 +182,8 @@ class Flip:
 
     def _after_fork_in_child(self) -> None:
         self._forked = True
+        # Never detached here: what a loop watches is in a set of the kernel that this process shares with its parent.
+        self._made_loop = None
         if self._sets and not self._closed:
             self._sets[0].after_fork_in_child()
         for pump in self._pumps:
