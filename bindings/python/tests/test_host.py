@@ -378,6 +378,43 @@ def test_forked_workers_accept_and_end_with_their_master(host: Host) -> None:
     host.stop()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_forked_workers_have_event_loops_of_their_own(loop: str, host: Host) -> None:
+    after = f"""
+        import {loop} as loops, asyncio
+        async def handle(reader, writer):
+            async with flip.connection():
+                await reader.readuntil(b"\\r\\n\\r\\n")
+                body = b'{{"pid": %d, "generation": %d}}' % (os.getppid(), flip.generation)
+                writer.write(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        async def work():
+            server = await asyncio.start_server(handle, sock=listener)
+            assert await flip.wait_shutdown() is not Shutdown.DETACH
+            server.close()
+            await flip.adrain()
+        for _ in range(2):
+            if os.fork() == 0:
+                loops.run(work())
+                sys.exit(0)
+        flip.wait()
+        listener.close()
+        for _ in range(2):
+            assert os.wait()[1] == 0
+        sys.exit(0)
+    """
+    if sys.version_info >= (3, 12):
+        after = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(after)
+    host.start("sync", "", after)
+    with kit.Load(host.address, connections=0, streams=3) as load:
+        for _ in range(3):
+            host.upgrade()
+    load.nothing_failed(generations=4)
+    host.stop()
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_in_the_host(method: str, host: Host) -> None:
     after = f"""
