@@ -2,7 +2,8 @@
 
 gunicorn's master is the process that is replaced. It forks its workers after it was let serve, and SIGUSR2,
 gunicorn's own signal for this, upgrades. gthread answers with `Connection: close` once it is told to stop, and keeps
-idle connections for two more seconds.
+idle connections for two more seconds. Its workers finish what they have after a SIGTERM, their master's or systemd's;
+Ctrl-C is gunicorn's quick end, which does not wait for them.
 """
 
 import os

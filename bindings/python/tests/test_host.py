@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -376,6 +378,63 @@ def test_forked_workers_accept_and_end_with_their_master(host: Host) -> None:
             host.upgrade()
     load.nothing_failed(generations=4)
     host.stop()
+
+
+def signals_of_a_worker() -> str:
+    """As the README has it."""
+    text = (kit.PACKAGE / "README.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("signal.signal(")]
+    assert lines
+    return "; ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg), (signal.SIGKILL, os.kill)],
+    ids=["systemctl stop", "Ctrl-C", "the master dies"],
+)
+def test_a_forked_worker_finishes_what_it_has_begun(
+    number: int, whom: Callable[[int, int], None], host: Host
+) -> None:
+    after = f"""
+        for _ in range(2):
+            if os.fork() == 0:
+                {signals_of_a_worker()}
+                while client := flip.accept(listener):
+                    with client:
+                        print(f"begun by {{os.getpid()}} for {{client.getpeername()[1]}}.", flush=True)
+                        head = b""
+                        while not head.endswith(b"\\r\\n\\r\\n"):
+                            head += client.recv(4096)
+                        body = b'{{"pid": %d}}' % os.getppid()
+                        client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+                listener.close()
+                flip.drain()
+                os._exit(0)
+        print("forked", flush=True)
+        flip.wait()
+        listener.close()
+        for _ in range(2):
+            assert os.wait()[1] == 0
+        sys.exit(0)
+    """
+    if sys.version_info >= (3, 12):
+        after = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(after)
+    host.write("sync", "", after)
+    master = host.family.python(host.path, env={"ADDRESS": host.address})
+    host.logs("forked")
+    with kit.connect(host.address) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n")
+        port = client.getsockname()[1]
+        begun = kit.wait_for("a worker has it", lambda: re.search(rf"begun by (\d+) for {port}\.", host.family.log()))
+        whom(master, number)
+        left = {int(begun[1])} | ({master} if number != signal.SIGKILL else set())
+        kit.wait_for("the idle worker has ended", lambda: host.family.processes() <= left)
+        client.sendall(b"\r\n")
+        assert kit.receive(client).startswith(b"HTTP/1.0 200")
+    kit.wait_for("nobody is left", lambda: not host.family.processes())
+    assert host.family.status(master) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+    host.family.no_complaints()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -99,6 +99,20 @@ def test_a_detach_ends_nothing(recipe: Recipe, family: kit.Family, tcp: str, tmp
     family.stop(serving)
 
 
+@each([recipe for recipe in RECIPES if recipe.forks])
+def test_workers_finish_what_they_have_when_all_are_told_to_stop(
+    recipe: Recipe, family: kit.Family, tcp: str
+) -> None:
+    recipe.start(family, tcp)
+    master = family.serving(tcp, who=recipe.who)
+    with kit.Slow(tcp) as slow:
+        os.killpg(master, signal.SIGTERM)
+    assert slow.answer
+    assert family.status(master) == 0, family.log()
+    kit.wait_for("nobody is left", lambda: not family.processes())
+    family.no_complaints()
+
+
 def test_the_interpreter_of_the_tests_is_one_with_the_package() -> None:
     import shellflip
 
