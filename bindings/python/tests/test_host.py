@@ -514,6 +514,20 @@ def test_upgrade_by_call(kind: str, host: Host) -> None:
     host.stop()
 
 
+def test_a_successor_starts_with_the_standard_error_that_was_there_at_flip(
+    host: Host, tmp_path: pathlib.Path
+) -> None:
+    reopens = f"""
+        if flip.generation == 0:
+            os.dup2(os.open("{tmp_path}/rotated", os.O_CREAT | os.O_WRONLY), 2)
+    """
+    host.start("sync", "", reopens)
+    assert os.readlink(f"/proc/{host.pid}/fd/2") == f"{tmp_path}/rotated"
+    host.upgrade()
+    assert os.readlink(f"/proc/{host.pid}/fd/2") == str(host.family.log_path)
+    host.stop()
+
+
 def test_the_loop_is_the_one_that_was_asked_for(host: Host) -> None:
     host.start("uvloop")
     assert host.ask()["loop"].startswith("uvloop"), json.dumps(host.ask())
