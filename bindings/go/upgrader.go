@@ -149,7 +149,7 @@ func (u *Upgrader) Reason() Reason {
 	}
 }
 
-// Stop prevents any more upgrades and closes Exit; an upgrade that is under way is ended first.
+// Stop prevents any more upgrades, and returns when Exit is closed; an upgrade that is under way is ended first.
 //
 // Called when Exit is closed already, as by a deferred call at the end of main, it waits for the connections that are
 // still open, at most until DrainTimeout after shutdown.
