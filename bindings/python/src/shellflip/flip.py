@@ -180,6 +180,11 @@ class Flip:
             self._made_loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
         return self._made_loop
 
+    def _before_fork(self) -> None:
+        # Another thread that is in the middle of an import would leave the child the module's lock, for ever.
+        _settle()
+        self._signals.before_fork()
+
     def _after_fork_in_child(self) -> None:
         self._forked = True
         # Never detached here: what a loop watches is in a set of the kernel that this process shares with its parent.
@@ -528,7 +533,7 @@ def _forked_with(flip: "Flip") -> None:
     if not _registered:
         _registered = True
         os.register_at_fork(
-            before=lambda: _when_forking(lambda flip: flip._signals.before_fork()),
+            before=lambda: _when_forking(Flip._before_fork),
             after_in_parent=lambda: _when_forking(lambda flip: flip._signals.after_fork()),
             after_in_child=lambda: _when_forking(Flip._after_fork_in_child),
         )
