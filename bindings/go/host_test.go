@@ -25,6 +25,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	shellflip "github.com/libshellflip/libshellflip/bindings/go"
 )
 
 // host is testdata/host, serving on TCP.
@@ -363,6 +365,40 @@ func TestASecondStopDoesNotWaitForIdleConnections(t *testing.T) {
 		t.Error("it did not wait for the idle connection")
 	}
 	h.stop(pid)
+}
+
+func TestStopWaitsForIdleConnectionsOfAnHTTPServer(t *testing.T) {
+	const grace = 300 * time.Millisecond
+	upg, err := shellflip.New(shellflip.Options{IdleGrace: grace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := upg.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	defer server.Close()
+	go func() { _ = server.Serve(listener) }()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.Get("http://" + listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, answer.Body)
+	answer.Body.Close()
+	begun := time.Now()
+	upg.Stop()
+	if took := time.Since(begun); took < grace {
+		t.Errorf("Stop returned after %v, before idle connections had had their %v", took, grace)
+	}
+	select {
+	case <-upg.Exit():
+	default:
+		t.Error("Stop has returned, and Exit is open")
+	}
 }
 
 // certificate makes one for 127.0.0.1.

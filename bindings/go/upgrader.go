@@ -59,8 +59,9 @@ func (r Reason) String() string {
 
 // New finds out what this process was started with. There is one Upgrader per process at a time. Call it early,
 // before other goroutines read or change the environment: it removes the variables that were meant for this process,
-// from os.Environ too. The environment, the directory and standard input, output and error at this moment are what
-// the next generation starts with.
+// from os.Environ too. The environment and standard input, output and error at this moment are what the next
+// generation starts with; the directory, the signal mask, the ignored signals and the soft limit of descriptors are
+// those that there were when the library was loaded, which is when the program started.
 //
 // It returns ErrNotSupported where there can be no upgrades, and an *Error otherwise: EBUSY, there is an Upgrader
 // already; EPROTO, this process was started by an upgrade and something is wrong with that; EINVAL, an option.
@@ -148,7 +149,7 @@ func (u *Upgrader) Reason() Reason {
 	}
 }
 
-// Stop prevents any more upgrades and closes Exit; an upgrade that is under way is ended first.
+// Stop prevents any more upgrades, and returns when Exit is closed; an upgrade that is under way is ended first.
 //
 // Called when Exit is closed already, as by a deferred call at the end of main, it waits for the connections that are
 // still open, at most until DrainTimeout after shutdown.

@@ -2,14 +2,15 @@
 
 gunicorn's master is the process that is replaced. It forks its workers after it was let serve, and SIGUSR2,
 gunicorn's own signal for this, upgrades. gthread answers with `Connection: close` once it is told to stop, and keeps
-idle connections for two more seconds.
+idle connections for two more seconds. Its workers finish what they have after a SIGTERM, their master's or systemd's;
+Ctrl-C is gunicorn's quick end, which does not wait for them.
 """
 
 import os
 import signal
 from typing import Any
 
-from shellflip import Flip, Request
+from shellflip import Flip, Request, Shutdown
 
 flip = Flip(signals=False)
 listener = flip.listen(os.environ["ADDRESS"])
@@ -26,10 +27,15 @@ def on_starting(server: Any) -> None:
     server.systemd = True  # or gunicorn would remove a unix path at its end, which the successor serves on
 
 
+def end(why: Shutdown) -> None:
+    if why is not Shutdown.DETACH:  # after which it serves on
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def when_ready(server: Any) -> None:
     flip.ready()
     signal.signal(signal.SIGUSR2, lambda *_: flip.request(Request.UPGRADE))
-    flip.watch(lambda why: os.kill(os.getpid(), signal.SIGTERM))
+    flip.watch(end)
 
 
 def on_exit(server: Any) -> None:

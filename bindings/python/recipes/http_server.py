@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from shellflip import Flip, Listener
+from shellflip import Flip, Listener, Shutdown
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -47,7 +47,8 @@ if __name__ == "__main__":
         flip.ready()
         accepting = threading.Thread(target=server.serve_forever, args=(0.05,))
         accepting.start()
-        flip.wait()
+        while flip.wait() is Shutdown.DETACH:
+            pass  # left alone by its operator, it serves on
         server.shutdown()
         accepting.join()
         server.server_close()

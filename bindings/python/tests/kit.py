@@ -8,6 +8,7 @@ SHELLFLIP_TEST_TIMEOUT_SCALE.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import json
 import os
@@ -255,6 +256,25 @@ class Family:
     def no_complaints(self) -> None:
         log = self.log()
         assert not any(complaint in log for complaint in COMPLAINTS), log
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """Where to ask a program that has no control socket of its own, and the environment to start it with."""
+
+    address: str
+    env: Mapping[str, str]
+
+
+def control_socket(directory: pathlib.Path) -> Operator:
+    """One for every Flip of a program that is run as it is."""
+    address = f"unix://{directory}/ctl"
+    (directory / "sitecustomize.py").write_text(
+        "import shellflip\n"
+        "made = shellflip.Flip\n"
+        f"shellflip.Flip = lambda **settings: made(**{{**settings, 'control_socket': {address!r}}})\n"
+    )
+    return Operator(address, {"PYTHONPATH": str(directory)})
 
 
 class Load:

@@ -10,6 +10,7 @@ import signal
 import pytest
 
 import kit
+from shellflip import control
 
 EXAMPLES = kit.ROOT / "examples" / "python"
 
@@ -59,6 +60,39 @@ def test_http(family: kit.Family, tcp: str) -> None:
         for _ in range(3):
             serving = family.upgrade(tcp, serving)
     load.nothing_failed(generations=4)
+    family.stop(serving)
+
+
+def asyncio_server_of_the_readme(address: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (kit.PACKAGE / "README.md").read_text(), re.DOTALL)
+    source: str = next(block for block in blocks if "start_server" in block)
+    return source.replace("tcp://:8080", address)
+
+
+def test_the_asyncio_server_of_the_readme(family: kit.Family, tcp: str, tmp_path: pathlib.Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(asyncio_server_of_the_readme(tcp))
+    family.python(app)
+    serving = family.serving(tcp, who=said)
+    with kit.Load(tcp, "--hello", connections=2) as load:
+        for _ in range(3):
+            serving = family.upgrade(tcp, serving, said)
+    load.nothing_failed()
+    family.stop(serving)
+
+
+@pytest.mark.parametrize("example", ["first", "hello", "http", "readme"])
+def test_a_detach_ends_nothing(example: str, family: kit.Family, tcp: str, tmp_path: pathlib.Path) -> None:
+    operator = kit.control_socket(tmp_path)
+    source = "" if example == "readme" else (EXAMPLES / f"{example}.py").read_text()
+    app = tmp_path / "app.py"
+    app.write_text(source.replace("tcp://127.0.0.1:8080", tcp) or asyncio_server_of_the_readme(tcp))
+    family.python(app, env=operator.env)
+    who = None if example == "http" else said
+    serving = family.serving(tcp, who=who)
+    control.detach(operator.address, 20 * kit.SCALE)
+    for _ in range(20):
+        assert family.serving(tcp, who=who) == serving
     family.stop(serving)
 
 

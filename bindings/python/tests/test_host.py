@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -318,6 +320,38 @@ def test_a_forked_child_has_its_own_signals_and_ends_alone(host: Host) -> None:
     host.stop()
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("end", ["flip.close()", "import atexit; atexit._run_exitfuncs()"], ids=["close", "exit"])
+def test_a_child_of_an_event_loop_ends_alone(kind: str, end: str, host: Host) -> None:
+    # What the child takes out of the kernel's set, which it shares with its parent, its parent does not hear of any
+    # more. SystemExit would go through the loop, which does so on its own.
+    after = f"""
+        import contextlib
+        def heard():
+            for number in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(FileNotFoundError), open(f"/proc/self/fdinfo/{{number}}") as about:
+                    yield from (line for line in about if line.startswith("tfd:"))
+        before = sorted(heard())
+        pid = os.fork()
+        if pid == 0:
+            try:
+                {end}
+            except BaseException as error:
+                print(repr(error), flush=True)
+                os._exit(1)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert before == sorted(heard()), (before, sorted(heard()))
+        print("forked", flush=True)
+    """
+    if sys.version_info >= (3, 12):
+        after = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(after)
+    host.start(kind, "", after)
+    assert "forked" in host.family.log()
+    host.upgrade()
+    host.stop()
+
+
 def test_forked_workers_accept_and_end_with_their_master(host: Host) -> None:
     after = """
         for _ in range(2):
@@ -329,6 +363,100 @@ def test_forked_workers_accept_and_end_with_their_master(host: Host) -> None:
                         client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
                 listener.close()
                 flip.drain()
+                sys.exit(0)
+        flip.wait()
+        listener.close()
+        for _ in range(2):
+            assert os.wait()[1] == 0
+        sys.exit(0)
+    """
+    if sys.version_info >= (3, 12):
+        after = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(after)
+    host.start("sync", "", after)
+    with kit.Load(host.address, connections=0, streams=3) as load:
+        for _ in range(3):
+            host.upgrade()
+    load.nothing_failed(generations=4)
+    host.stop()
+
+
+def signals_of_a_worker() -> str:
+    """As the README has it."""
+    text = (kit.PACKAGE / "README.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("signal.signal(")]
+    assert lines
+    return "; ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg), (signal.SIGKILL, os.kill)],
+    ids=["systemctl stop", "Ctrl-C", "the master dies"],
+)
+def test_a_forked_worker_finishes_what_it_has_begun(
+    number: int, whom: Callable[[int, int], None], host: Host
+) -> None:
+    after = f"""
+        for _ in range(2):
+            if os.fork() == 0:
+                {signals_of_a_worker()}
+                while client := flip.accept(listener):
+                    with client:
+                        print(f"begun by {{os.getpid()}} for {{client.getpeername()[1]}}.", flush=True)
+                        head = b""
+                        while not head.endswith(b"\\r\\n\\r\\n"):
+                            head += client.recv(4096)
+                        body = b'{{"pid": %d}}' % os.getppid()
+                        client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+                listener.close()
+                flip.drain()
+                os._exit(0)
+        print("forked", flush=True)
+        flip.wait()
+        listener.close()
+        for _ in range(2):
+            assert os.wait()[1] == 0
+        sys.exit(0)
+    """
+    if sys.version_info >= (3, 12):
+        after = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(after)
+    host.write("sync", "", after)
+    master = host.family.python(host.path, env={"ADDRESS": host.address})
+    host.logs("forked")
+    with kit.connect(host.address) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n")
+        port = client.getsockname()[1]
+        begun = kit.wait_for("a worker has it", lambda: re.search(rf"begun by (\d+) for {port}\.", host.family.log()))
+        whom(master, number)
+        left = {int(begun[1])} | ({master} if number != signal.SIGKILL else set())
+        kit.wait_for("the idle worker has ended", lambda: host.family.processes() <= left)
+        client.sendall(b"\r\n")
+        assert kit.receive(client).startswith(b"HTTP/1.0 200")
+    kit.wait_for("nobody is left", lambda: not host.family.processes())
+    assert host.family.status(master) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+    host.family.no_complaints()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_forked_workers_have_event_loops_of_their_own(loop: str, host: Host) -> None:
+    after = f"""
+        import {loop} as loops, asyncio
+        async def handle(reader, writer):
+            async with flip.connection():
+                await reader.readuntil(b"\\r\\n\\r\\n")
+                body = b'{{"pid": %d, "generation": %d}}' % (os.getppid(), flip.generation)
+                writer.write(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        async def work():
+            server = await asyncio.start_server(handle, sock=listener)
+            assert await flip.wait_shutdown() is not Shutdown.DETACH
+            server.close()
+            await flip.adrain()
+        for _ in range(2):
+            if os.fork() == 0:
+                loops.run(work())
                 sys.exit(0)
         flip.wait()
         listener.close()
@@ -380,9 +508,24 @@ def test_logging_goes_to_one_logger(host: Host) -> None:
 def test_upgrade_by_call(kind: str, host: Host) -> None:
     call = "pid = flip.upgrade()" if kind == "sync" else "pid = await asyncio.to_thread(flip.upgrade)"
     host.start(kind, "", f"if flip.generation == 0:\n    {call}\n    print(f'successor {{pid}}', flush=True)")
-    kit.wait_for("a successor", lambda: host.ask()["generation"] == 1)
-    host.pid = host.ask()["pid"]
+    # Of one answer: for a moment both generations serve.
+    about = kit.wait_for("a successor", lambda: found if (found := host.ask())["generation"] == 1 else None)
+    host.pid = about["pid"]
     host.logs(f"successor {host.pid}")
+    host.stop()
+
+
+def test_a_successor_starts_with_the_standard_error_that_was_there_at_flip(
+    host: Host, tmp_path: pathlib.Path
+) -> None:
+    reopens = f"""
+        if flip.generation == 0:
+            os.dup2(os.open("{tmp_path}/rotated", os.O_CREAT | os.O_WRONLY), 2)
+    """
+    host.start("sync", "", reopens)
+    assert os.readlink(f"/proc/{host.pid}/fd/2") == f"{tmp_path}/rotated"
+    host.upgrade()
+    assert os.readlink(f"/proc/{host.pid}/fd/2") == str(host.family.log_path)
     host.stop()
 
 

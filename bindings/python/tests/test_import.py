@@ -99,6 +99,34 @@ with Flip() as flip:
     assert said == "2 0 ready None\nSPAWN\nFileNotFoundError\nNone STOP\n"
 
 
+def test_a_fork_in_the_middle_of_an_import_leaves_the_child_able_to_import() -> None:
+    # A thread that waits loads what is needed later; the child has the module's lock and not the thread that held it.
+    code = """
+import importlib.abc, os, signal, sys, threading, warnings
+from shellflip import Flip
+warnings.simplefilter("ignore", DeprecationWarning)
+begun, goes_on = threading.Event(), threading.Event()
+class Pause(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "shellflip.connections":
+            begun.set()
+            goes_on.wait()
+with Flip() as flip:
+    flip.ready()
+    sys.meta_path.insert(0, Pause())
+    flip.watch(print)
+    begun.wait()
+    os.register_at_fork(before=goes_on.set)  # called before those that were registered earlier
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        with flip.connection():
+            os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert run(code) == "0\n"
+
+
 def test_shutdown_leaves_a_descriptor_alone_that_was_a_listeners() -> None:
     async def main() -> bytes:
         loop = asyncio.get_running_loop()

@@ -9,10 +9,12 @@ import os
 import pathlib
 import signal
 import sys
+from collections.abc import Mapping
 
 import pytest
 
 import kit
+from shellflip import control
 
 UPGRADES = 10
 
@@ -26,9 +28,9 @@ class Recipe:
     #: Workers answer, and their parent is who is replaced.
     forks: bool = False
 
-    def start(self, family: kit.Family, address: str) -> int:
+    def start(self, family: kit.Family, address: str, env: Mapping[str, str] | None = None) -> int:
         command = [word.format(address=address) for word in self.command]
-        return family.python(*command, env={"ADDRESS": address}, cwd=kit.RECIPES)
+        return family.python(*command, env={"ADDRESS": address, **(env or {})}, cwd=kit.RECIPES)
 
     def who(self, address: str) -> int:
         pid = int(kit.ask(address)["pid"])
@@ -82,6 +84,33 @@ def test_a_unix_path_survives(recipe: Recipe, family: kit.Family, tmp_path: path
     assert path.stat().st_ino == inode
     family.stop(serving)
     assert not path.exists()
+
+
+@each(RECIPES)
+def test_a_detach_ends_nothing(recipe: Recipe, family: kit.Family, tcp: str, tmp_path: pathlib.Path) -> None:
+    operator = kit.control_socket(tmp_path)
+    recipe.start(family, tcp, operator.env)
+    serving = family.serving(tcp, who=recipe.who)
+    control.detach(operator.address, 20 * kit.SCALE)
+    # Longer than a server takes to end that takes the detach for its end.
+    slow = kit.ask(tcp, "/slow")["pid"]
+    assert (kit.parent_of(slow) if recipe.forks else slow) == serving
+    assert recipe.who(tcp) == serving
+    family.stop(serving)
+
+
+@each([recipe for recipe in RECIPES if recipe.forks])
+def test_workers_finish_what_they_have_when_all_are_told_to_stop(
+    recipe: Recipe, family: kit.Family, tcp: str
+) -> None:
+    recipe.start(family, tcp)
+    master = family.serving(tcp, who=recipe.who)
+    with kit.Slow(tcp) as slow:
+        os.killpg(master, signal.SIGTERM)
+    assert slow.answer
+    assert family.status(master) == 0, family.log()
+    kit.wait_for("nobody is left", lambda: not family.processes())
+    family.no_complaints()
 
 
 def test_the_interpreter_of_the_tests_is_one_with_the_package() -> None:

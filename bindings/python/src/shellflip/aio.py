@@ -54,7 +54,8 @@ class Loop:
         if self._loop is not loop:
             self.detach()
             self._loop = loop
-            loop.add_reader(self._descriptors.event, self._readable)
+            if self._descriptors.event >= 0:
+                loop.add_reader(self._descriptors.event, self._readable)
             loop.add_reader(self._descriptors.shutdown, self._readable)
             if self._descriptors.wakeup.hold():
                 loop.add_reader(self._descriptors.wakeup.fileno(), self._descriptors.wakeup.clear)
@@ -64,9 +65,10 @@ class Loop:
         """Leaves the loop, which may be closed by now."""
         loop, self._loop = self._loop, None
         if loop is not None and not loop.is_closed():
-            loop.remove_reader(self._descriptors.event)
+            if self._descriptors.event >= 0:
+                loop.remove_reader(self._descriptors.event)
+                loop.remove_reader(self._descriptors.drained)
             loop.remove_reader(self._descriptors.shutdown)
-            loop.remove_reader(self._descriptors.drained)
             loop.remove_reader(self._descriptors.wakeup.fileno())
             self._descriptors.wakeup.release()
 
@@ -130,8 +132,9 @@ class Loop:
             left = math.inf if until is None else until - time.monotonic()
             if left <= 0:
                 break
-            if readable(self._descriptors.drained):
-                # None was open at some moment after shutdown, which it tells for ever, and one has begun since.
+            if self._descriptors.drained < 0 or readable(self._descriptors.drained):
+                # A forked child has no such descriptor. Elsewhere it tells for ever that none was open at some moment
+                # after shutdown, and one has begun since.
                 await asyncio.sleep(min(left, LATE_CONNECTION))
             else:
                 await self._until_readable(loop, self._descriptors.drained, left)

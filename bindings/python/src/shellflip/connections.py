@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Connection(socket.socket):
     """An accepted connection, counted until it is closed (or collected). Blocking, as `socket.accept` gives it.
 
-    `detach`, which ssl.SSLContext.wrap_socket uses too, ends the count: put a `Flip.connection()` around that.
+    `detach`, which ssl.SSLContext.wrap_socket uses too, ends the count: put a `Flip.connection()` around that, as the
+    README has it for TLS.
     """
 
     def __init__(self, handle: object, listener: socket.socket, descriptor: int) -> None:

@@ -180,8 +180,15 @@ class Flip:
             self._made_loop = Loop(self._handle, self._pump, self._descriptors, self._look, self._listeners)
         return self._made_loop
 
+    def _before_fork(self) -> None:
+        # Another thread that is in the middle of an import would leave the child the module's lock, for ever.
+        _settle()
+        self._signals.before_fork()
+
     def _after_fork_in_child(self) -> None:
         self._forked = True
+        # Never detached here: what a loop watches is in a set of the kernel that this process shares with its parent.
+        self._made_loop = None
         if self._sets and not self._closed:
             self._sets[0].after_fork_in_child()
         for pump in self._pumps:
@@ -376,7 +383,8 @@ class Flip:
 
     def wait(self, timeout: float | None = None) -> "Shutdown | None":
         """Waits for shutdown and handles events meanwhile: hooks run in this thread. Python's signal handlers run as
-        ever. None: `timeout` seconds have passed."""
+        ever. DETACH is told once and is no end: the process serves on, and waits again. None: `timeout` seconds have
+        passed."""
         until = _until(timeout)
         while True:
             if (kind := self.handle_events()) is not None:
@@ -396,13 +404,15 @@ class Flip:
         return self._descriptors.wait(until, self._pump.busy, listener, shutdown)
 
     async def wait_shutdown(self) -> "Shutdown":
-        """`wait` in an event loop, which handles events and hooks from then on."""
+        """`wait` in an event loop, which handles events and hooks from then on; `asgi.stopped` goes on
+        after DETACH."""
         self._open()
         return await self._loop.wait_shutdown()
 
     def watch(self, then: "Callable[[Shutdown], object]") -> "threading.Thread":
         """For hosts whose main thread is inside another library's loop: a thread that calls `wait`, so that events
-        and hooks are handled there, and then `then`. Not before `ready`; `close` waits for it."""
+        and hooks are handled there, and then `then`: for DETACH, if it comes, and for the end. Not before `ready`;
+        `close` waits for it."""
         self._open()
         import threading
 
@@ -523,7 +533,7 @@ def _forked_with(flip: "Flip") -> None:
     if not _registered:
         _registered = True
         os.register_at_fork(
-            before=lambda: _when_forking(lambda flip: flip._signals.before_fork()),
+            before=lambda: _when_forking(Flip._before_fork),
             after_in_parent=lambda: _when_forking(lambda flip: flip._signals.after_fork()),
             after_in_child=lambda: _when_forking(Flip._after_fork_in_child),
         )

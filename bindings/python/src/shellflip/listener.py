@@ -6,6 +6,7 @@ socket of their own would reach every process that holds this one, or let a serv
 
 import errno
 import socket
+import sys
 
 from ._ffi import lib
 from .errors import check
@@ -66,6 +67,14 @@ class Listener(socket.socket):
     def listen(self, backlog: int = 0) -> None:
         """Nothing: it listens, and the backlog belongs to every process that shares it. `backlog=` in the address
         sets it."""
+
+    def detach(self) -> int:
+        """The descriptor. Refused to ssl.SSLContext.wrap_socket: what that made of it would accept too early and too
+        late, and what no drain waits for. It closes the descriptor then."""
+        descriptor = super().detach()
+        if sys._getframe(1).f_globals.get("__name__") == "ssl":  # uvloop detaches what it closes
+            raise ValueError("with TLS wrap each connection and not the listener, which other generations share")
+        return descriptor
 
     def shutdown(self, how: int) -> None:
         """Refused: it would end the socket in every process. Close it."""
