@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import resource
 import select
 import socket
 import threading
@@ -53,6 +54,24 @@ def test_nothing_is_accepted_before_ready(flip: Flip) -> None:
         flip.ready()
         accepted, _peer = listener.accept()
         accepted.close()
+
+
+def test_an_event_loop_is_told_that_no_descriptor_is_left(flip: Flip) -> None:
+    with flip.listen("tcp://127.0.0.1:0") as listener:
+        flip.ready()
+        with kit.connect(address_of(listener)):
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                with pytest.raises(OSError, match="EMFILE") as caught:
+                    listener.accept()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert caught.value.errno == errno.EMFILE, "asyncio then leaves the listener alone for a second"
+            accepted, _peer = listener.accept()
+            accepted.close()
 
 
 def test_a_connection_counts_until_it_is_closed(flip: Flip) -> None:

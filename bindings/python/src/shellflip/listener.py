@@ -51,7 +51,8 @@ class Listener(socket.socket):
 
     def accept(self) -> "tuple[socket.socket, Any]":
         """As socket.accept, and nothing before `ready` has returned and nothing from shutdown on: BlockingIOError.
-        The connection is counted until it is closed."""
+        OSError with EMFILE, ENFILE, ENOBUFS or ENOMEM: one waits, and nothing is left to take it with. The connection
+        is counted until it is closed."""
         if self._handle is None:
             return super().accept()
         result: int = lib.flip_accept(self._handle, self.fileno(), 0)
