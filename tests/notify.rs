@@ -3,10 +3,14 @@
 
 #[path = "notify/manager.rs"]
 mod manager;
+#[path = "lifecycle/part.rs"]
+#[allow(dead_code)]
+mod part;
 
 use manager::Manager;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use part::Part;
 use shellflip::control;
 use std::time::{Duration, Instant};
 use testkit::deadline::scaled;
@@ -299,18 +303,22 @@ fn a_manager_that_does_not_read_is_told_later_and_both_serve_meanwhile() {
 #[test]
 fn a_manager_that_never_reads_does_not_keep_flip_free_from_returning() {
     let _limit = limit();
-    let family = Family::new();
     let manager = Manager::new();
-    let (host, first) = started(&family, &manager, &[("SHELLFLIP_TEST_BARRIER_MS", "400")]);
+    let part = Part::start(&[
+        ("NOTIFY_SOCKET", &manager.address),
+        ("SHELLFLIP_LOG", "error"),
+        ("SHELLFLIP_TEST_BARRIER_MS", "400"),
+    ]);
+    let first = part.first();
+    manager.expect(first, READY);
     manager.fill();
-    let _upgrade = host.call_meanwhile("/upgrade");
-    host.process.wait_for_output("tried again every second", SOON);
-    let second = host.wait_for_other(first).pid;
-    wait_until("the old one answers too", SOON, || host.who().pid == first);
-    let _freed = host.call_meanwhile("/free");
-    host.process.wait_for_output("has not read the new main process", SOON);
-    family.wait_gone(first, SOON);
-    assert_eq!(host.who().pid, second);
+    let _upgrade = part.call_unanswered(first, "/upgrade");
+    let second = part.successor();
+    part.host.process.wait_for_output("tried again every second", SOON);
+    let _freed = part.call_unanswered(first, "/free");
+    part.host.process.wait_for_output("has not read the new main process", SOON);
+    part.family.wait_gone(first, SOON);
+    assert_eq!(part.host.who().pid, second);
 }
 
 #[test]

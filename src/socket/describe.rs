@@ -6,9 +6,13 @@ use crate::address::{Address, Endpoint, Host, Options, Protocol, UnixKind, UnixN
 use crate::error::{Error, Result};
 use crate::sys::net::{self, SockAddr};
 use nix::errno::Errno;
+use std::ffi::OsStr;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What the kernel says about a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +33,12 @@ pub struct Description {
     pub reuseport: bool,
     /// `IPV6_V6ONLY`; false for other families.
     pub v6only: bool,
-    /// The device it is bound to, empty for none.
+    /// The device it is bound to, empty for none. [`GONE`] when that is not there any more.
     pub device: Vec<u8>,
 }
+
+/// In the place of the name of a device that is gone: no device has such a name, and no address names it.
+pub const GONE: &[u8] = b"/gone";
 
 /// Asks the kernel. `ENOTSOCK` if it is none.
 pub fn describe(fd: BorrowedFd<'_>) -> Result<Description> {
@@ -48,11 +55,17 @@ pub fn matching(fd: BorrowedFd<'_>, address: &Address, by_name: bool) -> Result<
     {
         return Ok(None);
     }
-    if is.device != address.options.device.as_deref().unwrap_or_default() {
+    // bind(2) itself binds a socket with a zone to its device.
+    let by_zone = matches!(is.local, SockAddr::Inet(SocketAddr::V6(local)) if local.scope_id() != 0);
+    let device = address.options.device.as_deref();
+    if is.device != device.unwrap_or_default() && (device.is_some() || !by_zone) {
         return Ok(None);
     }
     let fits = match (&address.endpoint, &is.local) {
-        (Endpoint::Unix { name: UnixName::Path(wanted), .. }, SockAddr::UnixPath(path)) => path == wanted,
+        // Where the path is gone no client can come; the service manager's store gives such sockets back.
+        (Endpoint::Unix { name: UnixName::Path(wanted), .. }, SockAddr::UnixPath(path)) => {
+            path == wanted && !is_gone(path)
+        }
         (Endpoint::Unix { name: UnixName::Abstract(wanted), .. }, SockAddr::UnixAbstract(name)) => {
             name == wanted
         }
@@ -110,7 +123,11 @@ fn ask(fd: BorrowedFd<'_>) -> net::Result<Description> {
         connected: !listening && net::has_peer(fd)?,
         reuseport: inet && option(libc::SO_REUSEPORT)? != 0,
         v6only: family == libc::AF_INET6 && net::option(fd, libc::SOL_IPV6, libc::IPV6_V6ONLY)? != 0,
-        device: if inet { net::device(fd)? } else { Vec::new() },
+        device: match inet.then(|| net::device(fd)) {
+            Some(Err(Errno::ENODEV)) => GONE.to_vec(),
+            Some(device) => device?,
+            None => Vec::new(),
+        },
     })
 }
 
@@ -118,15 +135,29 @@ fn host_fits(is: &Description, address: &Address, host: &Host, local: &SocketAdd
     Ok(match (host, local) {
         (Host::V4(wanted), SocketAddr::V4(local)) => local.ip() == wanted,
         (Host::V6 { address: wanted, zone }, SocketAddr::V6(local)) => {
-            // A zone that is not named is the device's, or there is none.
+            // A zone that is not named is the device's, or there is none; the kernel forgets one that is not needed.
             local.ip() == wanted
-                && (zone.is_none() || local.scope_id() == scope(address, zone.as_deref())?)
+                && (zone.is_none()
+                    || !needs_zone(wanted)
+                    || local.scope_id() == scope(address, zone.as_deref())?)
                 && v6only_fits(is, address, local.ip().is_unspecified())?
         }
         (Host::Any, SocketAddr::V6(local)) => local.ip().is_unspecified() && !is.v6only,
         (Host::Any, SocketAddr::V4(local)) => local.ip().is_unspecified() && !has_ipv6(),
         _ => false,
     })
+}
+
+/// Whether the address alone does not say where it is: RFC 4007.
+fn needs_zone(address: &Ipv6Addr) -> bool {
+    let link_local_group = address.is_multicast() && matches!(address.segments()[0] & 0xf, 1 | 2);
+    address.is_unicast_link_local() || link_local_group
+}
+
+/// False for what cannot be looked up, and for a relative path, which is one of the directory at the time.
+fn is_gone(path: &[u8]) -> bool {
+    let path = Path::new(OsStr::from_bytes(path));
+    path.is_absolute() && path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// Without the key, a socket on `[::]` must be what a new one would be; on any other address it makes no difference.
@@ -146,7 +177,7 @@ fn v6only_fits(is: &Description, address: &Address, all: bool) -> Result<bool> {
 
 /// Whether `tcp://:port` would be bound to both families.
 fn has_ipv6() -> bool {
-    let any = SockAddr::Inet(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0)));
+    let any = SockAddr::Inet(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
     let bound = net::socket(libc::AF_INET6, libc::SOCK_DGRAM).and_then(|fd| net::bind(fd.as_fd(), &any));
     !bound.is_err_and(no_ipv6)
 }

@@ -14,11 +14,7 @@ pub fn before_bind(fd: BorrowedFd<'_>, domain: i32, v6only: Option<bool>, addres
     let what = trying(address);
     let Options { reuseport, freebind, transparent, device, .. } = &address.options;
     let v6 = domain == libc::AF_INET6;
-    let (level, free, transp) = if v6 {
-        (libc::SOL_IPV6, libc::IPV6_FREEBIND, libc::IPV6_TRANSPARENT)
-    } else {
-        (libc::SOL_IP, libc::IP_FREEBIND, libc::IP_TRANSPARENT)
-    };
+    let (level, free, transp) = of_ip(domain);
     // For UDP it would let another process take the port away. For TCP it skips TIME_WAIT only.
     let reuseaddr = address.accepts().then_some(true);
     let switches = [
@@ -39,6 +35,14 @@ pub fn before_bind(fd: BorrowedFd<'_>, domain: i32, v6only: Option<bool>, addres
     Ok(())
 }
 
+/// The level, freebind and transparent.
+fn of_ip(domain: i32) -> (i32, i32, i32) {
+    match domain {
+        libc::AF_INET6 => (libc::SOL_IPV6, libc::IPV6_FREEBIND, libc::IPV6_TRANSPARENT),
+        _ => (libc::SOL_IP, libc::IP_FREEBIND, libc::IP_TRANSPARENT),
+    }
+}
+
 /// What TCP takes at any time.
 pub(super) fn apply_tcp(what: Trying<'_>, fd: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let all = [
@@ -54,12 +58,20 @@ pub(super) fn apply_tcp(what: Trying<'_>, fd: BorrowedFd<'_>, options: &Options)
     Ok(())
 }
 
-/// Brings an inherited socket to what the address asks: backlog, nodelay, defer, fastopen, mode, owner. What the
+/// Brings an inherited socket to what the address asks: backlog, nodelay, defer, fastopen, transparent, mode, owner. What the
 /// address does not name stays as it is. The socket is shared: call when `flip_ready` has returned, never before.
 /// `path_owner` knows the inode of its path: one that somebody put in its place is left alone.
 pub fn apply_live(fd: BorrowedFd<'_>, address: &Address, path_owner: Option<&PathOwner>) -> Result<()> {
     let what = changing(address);
     apply_tcp(what, fd, &address.options)?;
+    if let Some(on) = address.options.transparent {
+        let domain = net::option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN);
+        let (level, _, name) = of_ip(domain.map_err(|errno| refused(what, "transparent", errno))?);
+        // A right is needed for it, which the host may have given up since.
+        if net::option(fd, level, name) != Ok(i32::from(on)) {
+            set(fd, what, "transparent", level, name, i32::from(on))?;
+        }
+    }
     if let Some(backlog) = address.options.backlog {
         net::listen(fd, backlog).map_err(|errno| refused(what, "backlog", errno))?;
     }

@@ -129,3 +129,73 @@ fn what_no_address_can_say_is_described_all_the_same() {
     net::bind(bound.as_fd(), &SockAddr::UnixAbstract([name.as_bytes(), b"\0\xff"].concat())).unwrap();
     assert_eq!(text(bound.as_fd()), format!("unix:@{name}%00%FF"));
 }
+
+/// In a network of its own, where interfaces can be made.
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+#[test]
+#[ignore = "in a network of its own: run by interfaces_come_and_go"]
+fn in_a_network_of_its_own() {
+    ip("link set lo up");
+    ip("link add up0 type veth peer name up1");
+    ip("link set up0 up");
+    ip("link set up1 up");
+    ip("addr add fe80::77/64 dev up0 nodad");
+    ip("addr add 2001:db8::77/64 dev up0 nodad");
+    let linked = open("tcp://[fe80::77%25up0]:0");
+    let port = local(&linked.fd).port();
+    check(&linked.fd, "tcp://[fe80::77%25up0]:0", true, false);
+    check(&linked.fd, &format!("tcp://[fe80::77%25up0]:{port}"), true, true);
+    check(&linked.fd, &format!("tcp://[fe80::77%25up1]:{port}"), false, false);
+    check(&linked.fd, &format!("tcp://[fe80::77%25up0]:{port}?device=up0"), true, true);
+    check(&linked.fd, &format!("tcp://[fe80::77%25up0]:{port}?device=up1"), false, false);
+    // Only a link-local address needs its zone.
+    let global = open("tcp://[2001:db8::77%25up0]:0");
+    check(&global.fd, "tcp://[2001:db8::77%25up0]:0", true, false);
+    check(&global.fd, "tcp://[2001:db8::77]:0", true, false);
+
+    // Where the right for it is there.
+    let plain = open("tcp://127.0.0.1:0");
+    super::super::apply_live(plain.fd.as_fd(), &parse("tcp://127.0.0.1:0?transparent=1"), None).unwrap();
+    assert_eq!(option(&plain.fd, libc::SOL_IP, libc::IP_TRANSPARENT), 1);
+
+    let bound = open("tcp://:0?device=up0");
+    ip("link delete up0");
+    let port = local(&bound.fd).port();
+    check(&bound.fd, &format!("tcp://:{port}?device=up0"), false, false);
+    check(&bound.fd, "tcp://127.0.0.1:0", false, false);
+    assert!(super::super::is_listener(bound.fd.as_fd()).unwrap());
+}
+
+#[test]
+fn interfaces_come_and_go() {
+    let unshare = ["--user", "--map-root-user", "--net"];
+    let tried = std::process::Command::new("unshare").args(unshare).args(["ip", "link"]).output();
+    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
+        println!(
+            "SKIPPED: socket::tests::matching::interfaces_come_and_go: no network of its own: {tried:?}"
+        );
+        return;
+    }
+    let output = std::process::Command::new("unshare")
+        .args(unshare)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--include-ignored", "socket::tests::matching::in_a_network_of_its_own"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_path_that_is_gone_is_no_match() {
+    let folder = Folder::new();
+    let text = format!("unix://{}", folder.path("a").display());
+    let bound = open(&text);
+    check(&bound.fd, &text, true, true);
+    std::fs::remove_file(folder.path("a")).unwrap();
+    check(&bound.fd, &text, false, false);
+}
