@@ -609,7 +609,8 @@ const char *flip_version(void);
 
  The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET:
  promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED:
- `flip_free`; -EMFILE; -ECHILD in a forked child.
+ `flip_free`; -EMFILE, -ENFILE, -ENOMEM; -EIO: it is there, and cannot be opened (`flip_init` found no /proc); -ECHILD
+ in a forked child.
 
  # Safety
 
@@ -862,9 +863,9 @@ int flip_extend(flip_t *flip, uint64_t ms);
  call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
  deadline; -ECONNREFUSED: this host refused, or the new process gave up; -EIO: the state could not be handed over;
  -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet; -ESHUTDOWN:
- stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started; -EDEADLK
- on a thread that reads events with questions; -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked
- child.
+ stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started (-ENOEXEC
+ instead of one that has another meaning in this list); -EDEADLK on a thread that reads events with questions;
+ -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked child.
 
  # Safety
 
