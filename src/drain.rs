@@ -111,7 +111,7 @@ fn other_shard(me: usize, place: usize) -> usize {
 
 fn choose_shard(me: usize, place: usize) -> usize {
     COUNTED.store(true, SeqCst);
-    if membarrier::register() && OWNERS[place].compare_exchange(0, me, SeqCst, SeqCst).is_ok() {
+    if membarrier::is_registered() && OWNERS[place].compare_exchange(0, me, SeqCst, SeqCst).is_ok() {
         return place;
     }
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -121,12 +121,12 @@ fn choose_shard(me: usize, place: usize) -> usize {
 /// In a forked child only this thread goes on: what the others owned is free.
 pub fn restart_in_child() {
     let me = thread::number();
-    for owner in &OWNERS {
-        match owner.load(SeqCst) {
-            // No manual says whether the child has it from the parent.
-            owner if owner == me => _ = membarrier::register(),
-            _ => owner.store(0, SeqCst),
-        }
+    for owner in OWNERS.iter().filter(|owner| owner.load(SeqCst) != me) {
+        owner.store(0, SeqCst);
+    }
+    // No manual says whether the child has it from the parent.
+    if membarrier::is_registered() {
+        membarrier::register();
     }
 }
 

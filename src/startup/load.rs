@@ -1,9 +1,10 @@
 //! What can only be known as the program is loaded: its arguments before anyone wrote over them, and its signal mask,
 //! ignored signals, limits and directory before main changed them. A constructor in `.init_array` copies them;
-//! [`loaded`] gives them to `startup`.
+//! [`loaded`] gives them to `startup`. And what is quickly done while there is one thread: [`membarrier::register`].
 //!
 //! Loaded late (dlopen), the constructor finds the arguments as they are by then and the rest as the host had it.
 
+use crate::sys::membarrier;
 use crate::sys::process::{FileId, ignored_signals, swap_signal_mask};
 use libc::{c_char, c_int};
 use std::cell::UnsafeCell;
@@ -111,6 +112,7 @@ unsafe extern "C" fn at_load(argc: c_int, argv: *const *const c_char, _environme
         *SEEN.raw.get() =
             Raw { text: text.cast(), arguments: count, directory_id, mask, ignored, soft_limit };
         SEEN.done.store(true, Ordering::Release);
+        membarrier::register();
     }
 }
 
