@@ -44,7 +44,10 @@ pub const CODES: [(&str, &str); 19] = [
     ("signal-blocked", "The signal that is to upgrade the server is blocked in all its threads."),
     ("supervisor-ends", "The supervisor ends when the server's first process does."),
     ("supervisor-restarts", "The supervisor starts a second server when the first process ends."),
-    ("unit-type", "systemd is not told about the new process: Type= is not notify or notify-reload."),
+    (
+        "unit-type",
+        "systemd is not told about the new process: neither Type= nor NotifyAccess= says that it listens.",
+    ),
     ("unit-notify-access", "systemd ignores or over-hears the server: NotifyAccess= is not main."),
     ("unit-not-notified", "The unit expects messages, and the server has no socket to send them to."),
     ("unit-kill-mode", "A stop of the unit kills processes that drain, or leaves some behind: KillMode=."),

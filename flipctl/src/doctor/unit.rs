@@ -38,10 +38,15 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
         return;
     }
     let kind = properties.get("Type").unwrap_or_default();
+    let unheard = subject.report.as_ref().is_some_and(|report| report.notify == Some(false));
     let notifies = matches!(kind, "notify" | "notify-reload");
-    if notifies {
+    // systemd listens there too, once it is told to.
+    let listens = matches!(kind, "simple" | "exec")
+        && matches!(properties.get("NotifyAccess"), Some("main" | "exec" | "all"))
+        && !unheard;
+    if notifies || listens {
         notify_access(unit, properties, examination);
-        if subject.report.as_ref().is_some_and(|report| report.notify == Some(false)) {
+        if unheard {
             examination.found(
                 "unit-not-notified",
                 format!("{unit} has Type={kind}, and the server has no NOTIFY_SOCKET"),
@@ -56,7 +61,8 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
             format!("{unit} has Type={kind}"),
             "systemd does not listen for the new process: when the old one ends after an upgrade, the unit ends, and \
              systemd kills the new one (the library refuses such an upgrade where it can tell)",
-            "Type=notify-reload from systemd 253 on, Type=notify with ExecReload= before",
+            "Type=notify-reload from systemd 253 on, Type=notify with ExecReload= before; or NotifyAccess=main with \
+             Type=simple",
         );
     }
     kill_mode(unit, properties, examination);

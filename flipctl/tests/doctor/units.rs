@@ -67,9 +67,15 @@ fn a_good_unit_has_no_findings_and_each_bad_setting_has_one() {
     let notify = ("Type", "notify");
     assert_eq!(codes(&unit.with(&[notify, reload])), none);
     assert_eq!(codes(&unit.with(&[("NotifyAccess", "exec"), ("Unknown", "x=y")])), none);
+    for kind in ["simple", "exec"] {
+        assert_eq!(codes(&unit.with(&[("Type", kind)])), none, "with NotifyAccess=main");
+        assert_eq!(codes(&unit.with(&[("Type", kind), ("NotifyAccess", "exec")])), none);
+    }
     let hup = ("ExecReload", "{ path=/bin/kill ; argv[]=/bin/kill -HUP $MAINPID ; ignore_errors=no }");
     for (changes, code, what) in [
-        (&[("Type", "simple")][..], "unit-type", "Type=simple"),
+        (&[("Type", "simple"), ("NotifyAccess", "none")][..], "unit-type", "Type=simple"),
+        (&[("Type", "exec"), ("NotifyAccess", "none")], "unit-type", "Type=exec"),
+        (&[("Type", "simple"), ("NotifyAccess", "all")], "unit-notify-access", "NotifyAccess=all"),
         (&[("Type", "forking")], "unit-type", "Type=forking"),
         (&[("NotifyAccess", "none")], "unit-notify-access", "NotifyAccess=none"),
         (&[("NotifyAccess", "all")], "unit-notify-access", "NotifyAccess=all"),
@@ -93,6 +99,7 @@ fn a_server_that_cannot_tell_systemd_is_found() {
     let _limit = limit(LIMIT);
     let unit = Unit::of(Patient::new(""));
     assert_eq!(codes(&unit.with(&[])), ["unit-not-notified"]);
+    assert_eq!(codes(&unit.with(&[("Type", "simple")])), ["unit-type"]);
 }
 
 #[test]
