@@ -4,6 +4,7 @@ use super::signals::unhandled;
 use super::systemctl::{Manager, Properties};
 use super::{Examination, Subject};
 use crate::args::signal;
+use crate::report::Report;
 use nix::sys::signal::Signal;
 use procfs::process::Process;
 
@@ -76,7 +77,7 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
         );
     }
     for (signal, from) in reload_signals(kind, properties) {
-        reload_signal(subject, unit, signal, &from, examination);
+        reload_signal(subject, (unit, kind), signal, &from, examination);
     }
 }
 
@@ -179,17 +180,30 @@ fn killed_with(arguments: &str) -> Option<Signal> {
     signal(name).ok()
 }
 
-fn reload_signal(subject: &Subject, unit: &str, signal: Signal, from: &str, examination: &mut Examination) {
+fn reload_signal(
+    subject: &Subject,
+    (unit, kind): (&str, &str),
+    signal: Signal,
+    from: &str,
+    examination: &mut Examination,
+) {
     let (upgrades, said) = subject.upgrade_signals();
     let Ok(status) = subject.process.status() else { return };
+    let stops = |report: &Report| report.signals.stop.iter().any(|name| name == signal.as_str());
     let then = match unhandled(&subject.process, &status, signal) {
         Some(then) => then,
+        None if upgrades.contains(&signal) => return,
+        None if subject.report.as_ref().is_some_and(stops) => {
+            format!("systemctl reload {unit} stops the server")
+        }
         // A host whose runtime owns signals has none of the library's, and handles this one itself.
-        None if upgrades.contains(&signal) || (said && upgrades.is_empty()) => return,
+        None if said && upgrades.is_empty() => return,
         None if !said && subject.told.signal.is_none() => return,
-        None => {
+        None if kind == "notify-reload" => {
             format!("systemctl reload {unit} starts no upgrade, and with Type=notify-reload waits in vain")
         }
+        // The host reads its settings again, or the like.
+        None => return,
     };
     let names: Vec<&str> = upgrades.iter().map(|signal| signal.as_str()).collect();
     let better = if names.is_empty() { "the signal that it handles".into() } else { names.join(" or ") };
