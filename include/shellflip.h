@@ -470,7 +470,8 @@ int flip_status(flip_t *flip, char *buffer, size_t size);
  and `flip_last_error` the sentence, all from there. Else -EINVAL: NULL, an address or a request that makes no
  sense; -ENOENT, -ECONNREFUSED: nobody listens there; -EACCES: this user may not; -ECONNRESET: the process ended
  without an answer; -EPROTO: what answers is no control socket; -ETIMEDOUT: `timeout_ms` passed (-1: no limit),
- what was asked for goes on.
+ what was asked for goes on; -ESRCH: it stops, and its end cannot be seen from here, since it is in another pid
+ namespace.
 
  # Safety
 

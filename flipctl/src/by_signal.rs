@@ -1,9 +1,10 @@
 //! Upgrade, stop and detach where all that is known is a pid file: a signal asks, and process and pid file are
-//! followed. The generation that was released writes the pid file, so that another number in it is proof enough.
+//! followed. The generation that was released writes the pid file, so that another number in it is proof enough, unless
+//! that process was started once the old one had ended: that was a supervisor.
 
 use crate::args::Options;
 use crate::exit::{Exit, Failed};
-use crate::pid_file::Running;
+use crate::pid_file::{Running, ticks_now};
 use crate::progress::Progress;
 use crate::stop::{PATIENCE, told};
 use crate::words::time;
@@ -25,19 +26,37 @@ pub fn upgrade(path: &Path, signal: Signal, options: &Options) -> Result<(), Fai
     let old = Running::find(path)?;
     old.signal(signal, false)?;
     let progress = Progress::new(options.json);
-    let mut gone: Option<Instant> = None;
+    let mut gone: Option<(Instant, u64)> = None;
     loop {
+        // Before the look at the file: who is found in it then was not started since.
+        if gone.is_none() && old.ended(Duration::ZERO) {
+            gone = Some((Instant::now(), ticks_now()));
+        }
         // Whatever is wrong with the file now may be right the next time: it is being replaced.
         if let Ok(new) = Running::find(path)
             && new.pid != old.pid
             && !new.ended(Duration::ZERO)
         {
             drop(progress);
+            // Not within one tick, in which a quick server is replaced and gone.
+            if let Some((gone, _)) = gone.filter(|(_, ticks)| new.started > *ticks) {
+                return Err(Failed::new(
+                    Exit::Unknown,
+                    format!(
+                        "result unknown: process {} ended {} after it was sent {signal}, and process {}, which the pid \
+                         file {} names now, was started after that, as by a supervisor",
+                        old.pid,
+                        time(gone - started),
+                        new.pid,
+                        path.display()
+                    ),
+                ));
+            }
             succeeded(new.pid, started.elapsed(), options.json);
             return Ok(());
         }
         let now = Instant::now();
-        if let Some(gone) = gone.filter(|gone| now >= *gone + TAKE_OVER) {
+        if let Some((gone, _)) = gone.filter(|(gone, _)| now >= *gone + TAKE_OVER) {
             return Err(Failed::new(
                 Exit::Unknown,
                 format!(
@@ -66,8 +85,8 @@ pub fn upgrade(path: &Path, signal: Signal, options: &Options) -> Result<(), Fai
         let pause = LOOK.min(end.saturating_duration_since(now));
         if gone.is_some() {
             std::thread::sleep(pause);
-        } else if old.ended(pause) {
-            gone = Some(Instant::now());
+        } else {
+            old.ended(pause);
         }
     }
 }

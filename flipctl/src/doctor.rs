@@ -22,6 +22,10 @@ use nix::sys::signal::Signal;
 use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 use serde_json::json;
+use std::time::Duration;
+
+/// So old may the server's report be when processes are compared with it.
+const SINCE_REPORT: Duration = Duration::from_secs(2);
 
 /// Every finding there is, by its code.
 pub const CODES: [(&str, &str); 19] = [
@@ -40,7 +44,10 @@ pub const CODES: [(&str, &str); 19] = [
     ("signal-blocked", "The signal that is to upgrade the server is blocked in all its threads."),
     ("supervisor-ends", "The supervisor ends when the server's first process does."),
     ("supervisor-restarts", "The supervisor starts a second server when the first process ends."),
-    ("unit-type", "systemd is not told about the new process: Type= is not notify or notify-reload."),
+    (
+        "unit-type",
+        "systemd is not told about the new process: neither Type= nor NotifyAccess= says that it listens.",
+    ),
     ("unit-notify-access", "systemd ignores or over-hears the server: NotifyAccess= is not main."),
     ("unit-not-notified", "The unit expects messages, and the server has no socket to send them to."),
     ("unit-kill-mode", "A stop of the unit kills processes that drain, or leaves some behind: KillMode=."),
@@ -144,17 +151,20 @@ impl Subject {
     }
 }
 
-/// The process that answered. What it calls its number is another process's here, where it lives in a container.
+/// The process that answered. What it calls its number is another process's here, where it lives in a container: so its
+/// sockets tell, and where nobody's can be looked at, when it was started.
 fn find(report: &Report) -> Result<Process, Failed> {
-    let direct = Process::new(report.pid).ok().filter(|process| is_server(process, report) != Some(false));
-    let elsewhere = || {
-        let named_so = |process: &Process| {
-            process.status().ok().and_then(|status| status.nspid?.last().copied()) == Some(report.pid)
-        };
-        let processes = procfs::process::all_processes().ok()?;
-        processes.flatten().find(|process| named_so(process) && is_server(process, report) == Some(true))
-    };
-    direct.or_else(elsewhere).ok_or_else(|| {
+    let direct = Process::new(report.pid).ok();
+    let others = procfs::process::all_processes().into_iter().flatten().flatten();
+    let mut perhaps = None;
+    for process in direct.into_iter().chain(others).filter(|process| calls_itself(process, report.pid)) {
+        match is_server(&process, report) {
+            Some(true) => return Ok(process),
+            None if perhaps.is_none() && is_as_old(&process, report) => perhaps = Some(process),
+            _ => {}
+        }
+    }
+    perhaps.ok_or_else(|| {
         let text = format!(
             "the server says that it is process {}, and no process that has its sockets open can be seen from here by that \
              number: it is gone, or in a container, where doctor has to run as root or inside",
@@ -162,6 +172,18 @@ fn find(report: &Report) -> Result<Process, Failed> {
         );
         Failed::new(Exit::Unreachable, text)
     })
+}
+
+/// Its number in its own pid namespace is that one.
+fn calls_itself(process: &Process, pid: i32) -> bool {
+    let named = process.status().ok().and_then(|status| status.nspid?.last().copied());
+    named.unwrap_or(process.pid()) == pid
+}
+
+/// It was started when the server says that it was.
+fn is_as_old(process: &Process, report: &Report) -> bool {
+    let age = process.stat().ok().and_then(|stat| shellflip::sys::fd::age(stat.starttime));
+    age.is_some_and(|age| age.abs_diff(Duration::from_millis(report.uptime_ms)) < SINCE_REPORT)
 }
 
 /// It has a listener open that the server says it has. Nothing: there is none, or it may not be looked at.

@@ -28,6 +28,8 @@ const LONGEST: u64 = 64;
 pub struct Running {
     /// Its number.
     pub pid: i32,
+    /// When it was started, on the clock of [`ticks_now`].
+    pub started: u64,
     pidfd: OwnedFd,
 }
 
@@ -65,9 +67,9 @@ impl Running {
                 Failed::new(Exit::Error, format!("cannot watch process {pid} ({shown}): {}", explain(errno)))
             }
         })?;
-        let running = Running { pid, pidfd };
         let process = Process::new(pid).map_err(|_| gone())?;
         let stat = process.stat().map_err(|_| gone())?;
+        let running = Running { pid, started: stat.starttime, pidfd };
         let user = process.uid().map_err(|_| gone())?;
         if running.ended(Duration::ZERO) {
             return Err(gone());
@@ -144,6 +146,12 @@ pub fn bit(mask: u64, signal: Signal) -> bool {
     mask & (1 << (signal as u64 - 1)) != 0
 }
 
+/// Clock ticks since boot, as starts of processes are counted.
+pub fn ticks_now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    (now.as_nanos() * u128::from(procfs::ticks_per_second()) / 1_000_000_000) as u64
+}
+
 /// When a process was started that started so many clock ticks after boot.
 fn since_epoch(ticks: u64) -> Duration {
     let now = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
@@ -164,6 +172,13 @@ mod tests {
             started <= now + CLOCKS_DIFFER && now < started + Duration::from_secs(3_600),
             "{started:?} {now:?}"
         );
+    }
+
+    #[test]
+    fn a_process_has_started_by_now_in_ticks() {
+        let started = Process::myself().unwrap().stat().unwrap().starttime;
+        let age = ticks_now().checked_sub(started);
+        assert!(age.is_some_and(|age| age < 3_600 * procfs::ticks_per_second()), "{age:?}");
     }
 
     #[test]

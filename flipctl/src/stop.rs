@@ -2,9 +2,10 @@
 
 use crate::args::Options;
 use crate::connect::ANSWER;
-use crate::exit::Failed;
+use crate::exit::{Exit, Failed};
 use crate::progress::Progress;
 use crate::words::time;
+use nix::errno::Errno;
 use serde_json::json;
 use shellflip::address::Address;
 use shellflip::control::{self, Request};
@@ -38,7 +39,11 @@ pub fn stop(address: &Address, options: &Options) -> Result<(), Failed> {
         }
     };
     drop(progress);
-    result?;
+    result.map_err(|error| match error.errno() {
+        // It stops, in another pid namespace.
+        Errno::ESRCH => Failed::new(Exit::Unknown, error.to_string()),
+        _ => error.into(),
+    })?;
     told("stopped", started.elapsed(), options.json);
     Ok(())
 }

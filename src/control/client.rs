@@ -12,8 +12,9 @@ use crate::sys::net::{self, SockAddr};
 use crate::sys::{fd, process};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, send, setsockopt, sockopt};
 use nix::unistd::Pid;
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,8 @@ pub fn parse_address(text: &[u8]) -> Result<Address> {
 ///
 /// `ETIMEDOUT`: `timeout` passed; what was asked for goes on. A request that failed has its kind
 /// ([`Error::failure`]), errno and sentence from there; an errno without a kind is of the connection (`ECONNREFUSED`:
-/// nobody listens; `ENOENT`; `EACCES`), or `ECONNRESET`: the server ended without an answer.
+/// nobody listens; `ENOENT`; `EACCES`), or `ECONNRESET`: the server ended without an answer. `ESRCH`: a stop has begun, and
+/// its end cannot be seen from here, since the server is in another pid namespace (or behind a proxy).
 pub fn request(address: &Address, request: Request, timeout: Option<Duration>) -> Result<Option<i32>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let asked = match request {
@@ -146,6 +148,9 @@ struct Connection<'a> {
     socket: OwnedFd,
     deadline: Option<Instant>,
     buffer: Vec<u8>,
+    /// Who sent what came last, by its number in this pid namespace; 0: it has none here. Not SO_PEERCRED, which is
+    /// whoever called listen(2): an older generation.
+    sender: i32,
 }
 
 impl<'a> Connection<'a> {
@@ -163,13 +168,16 @@ impl<'a> Connection<'a> {
         let socket = net::socket(libc::AF_UNIX, libc::SOCK_STREAM).map_err(failed)?;
         loop {
             match net::connect(socket.as_fd(), &to) {
-                Ok(()) => return Ok(Connection { address, socket, deadline, buffer: Vec::new() }),
+                Ok(()) => break,
                 // The queue is full. poll(2) does not wait for that: unix(7).
                 Err(Errno::EAGAIN) => pause(deadline)?,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(failed(errno)),
             }
         }
+        // Only now: before connect(2) it would give the socket a name, unix(7).
+        setsockopt(&socket, sockopt::PassCred, &true).map_err(failed)?;
+        Ok(Connection { address, socket, deadline, buffer: Vec::new(), sender: 0 })
     }
 
     /// Requests are shorter than any socket's buffer.
@@ -203,7 +211,7 @@ impl<'a> Connection<'a> {
             if searched > MAX_ANSWER {
                 return Err(no_answer(self.address, &self.buffer).into());
             }
-            match recv(self.socket.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
+            match self.receive(&mut chunk) {
                 Ok(0) => return Err(Wrong::Closed { unread: false }),
                 Ok(length) => self.buffer.extend_from_slice(&chunk[..length]),
                 Err(Errno::EAGAIN) => self.wait(self.socket.as_fd())?,
@@ -213,6 +221,24 @@ impl<'a> Connection<'a> {
                 Err(errno) => return Err(self.failed(errno).into()),
             }
         }
+    }
+
+    /// One read, which never takes the bytes of two senders: unix_stream_read_generic in net/unix/af_unix.c.
+    fn receive(&mut self, chunk: &mut [u8]) -> std::result::Result<usize, Errno> {
+        let mut control = nix::cmsg_space!(UnixCredentials);
+        let mut parts = [IoSliceMut::new(chunk)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        self.sender = received
+            .cmsgs()
+            .into_iter()
+            .flatten()
+            .find_map(|message| match message {
+                ControlMessageOwned::ScmCredentials(sender) => Some(sender.pid()),
+                _ => None,
+            })
+            .unwrap_or(0);
+        Ok(received.bytes)
     }
 
     fn wait(&self, fd: std::os::fd::BorrowedFd) -> Result<()> {
@@ -237,15 +263,18 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// A stop: whoever ends is named and waits until we hold on to it, so that its number cannot be another's.
+    /// A stop: whoever ends is named and waits until we hold on to it, so that its number cannot be another's. The one that
+    /// names is among them: if it has another number here, all these numbers are somebody else's, or nobody's.
     fn stopped(&mut self) -> std::result::Result<(), Wrong> {
         let mut ending: Vec<OwnedFd> = Vec::new();
+        let mut foreign = None;
         loop {
             let line = self.line()?;
             match Answer::parse(&line) {
                 Some(Answer::Pids(pids)) => {
                     ending.clear();
-                    for pid in pids {
+                    foreign = pids.first().copied().filter(|_| !pids.contains(&self.sender));
+                    for pid in pids.into_iter().filter(|_| foreign.is_none()) {
                         match process::pidfd_open(Pid::from_raw(pid)) {
                             Ok(pidfd) => ending.push(pidfd),
                             Err(Errno::ESRCH) => {}
@@ -264,6 +293,14 @@ impl<'a> Connection<'a> {
                 }
                 None => return Err(no_answer(self.address, &line).into()),
             }
+        }
+        if let Some(pid) = foreign {
+            let what = format!(
+                "{} stops; when it has ended cannot be seen from here, since what it calls process {pid} is in another \
+                 pid namespace",
+                self.address.endpoint
+            );
+            return Err(Error::system(what, Errno::ESRCH).into());
         }
         for pidfd in &ending {
             while !crate::latch::fired(pidfd.as_fd()) {

@@ -4,6 +4,7 @@
  *   memory:MB                       so much memory, touched
  *   unhandled                       no handler for SIGUSR1 any more; ignored: SIGUSR1 is; blocked: by every thread
  *   descriptors:N                   so many more are open
+ *   hangup                          no illness: a handler of its own for SIGHUP
  *
  * CONTROL_SOCKET is where it is asked; without it, it cannot be. It
  * serves tcp://127.0.0.1:0 and says `ready` when all is as wished. */
@@ -38,6 +39,11 @@ static void bound_path(const char *path)
         perror(path);
 }
 
+static void look_at_settings(int signal)
+{
+    (void)signal;
+}
+
 static void fall_ill(char *list)
 {
     char *rest = NULL;
@@ -64,7 +70,9 @@ static void fall_ill(char *list)
             sigemptyset(&set);
             sigaddset(&set, SIGUSR1);
             sigprocmask(SIG_BLOCK, &set, NULL);
-        } else if (!strncmp(one, "descriptors", 11))
+        } else if (!strcmp(one, "hangup"))
+            signal(SIGHUP, look_at_settings);
+        else if (!strncmp(one, "descriptors", 11))
             for (long n = atol(value); n > 0; n--)
                 if (dup(0) < 0)
                     perror("dup");

@@ -4,6 +4,7 @@ use super::signals::unhandled;
 use super::systemctl::{Manager, Properties};
 use super::{Examination, Subject};
 use crate::args::signal;
+use crate::report::Report;
 use nix::sys::signal::Signal;
 use procfs::process::Process;
 
@@ -38,10 +39,15 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
         return;
     }
     let kind = properties.get("Type").unwrap_or_default();
+    let unheard = subject.report.as_ref().is_some_and(|report| report.notify == Some(false));
     let notifies = matches!(kind, "notify" | "notify-reload");
-    if notifies {
+    // systemd listens there too, once it is told to.
+    let listens = matches!(kind, "simple" | "exec")
+        && matches!(properties.get("NotifyAccess"), Some("main" | "exec" | "all"))
+        && !unheard;
+    if notifies || listens {
         notify_access(unit, properties, examination);
-        if subject.report.as_ref().is_some_and(|report| report.notify == Some(false)) {
+        if unheard {
             examination.found(
                 "unit-not-notified",
                 format!("{unit} has Type={kind}, and the server has no NOTIFY_SOCKET"),
@@ -56,7 +62,8 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
             format!("{unit} has Type={kind}"),
             "systemd does not listen for the new process: when the old one ends after an upgrade, the unit ends, and \
              systemd kills the new one (the library refuses such an upgrade where it can tell)",
-            "Type=notify-reload from systemd 253 on, Type=notify with ExecReload= before",
+            "Type=notify-reload from systemd 253 on, Type=notify with ExecReload= before; or NotifyAccess=main with \
+             Type=simple",
         );
     }
     kill_mode(unit, properties, examination);
@@ -70,7 +77,7 @@ fn settings(subject: &Subject, unit: &str, properties: &Properties, examination:
         );
     }
     for (signal, from) in reload_signals(kind, properties) {
-        reload_signal(subject, unit, signal, &from, examination);
+        reload_signal(subject, (unit, kind), signal, &from, examination);
     }
 }
 
@@ -173,17 +180,30 @@ fn killed_with(arguments: &str) -> Option<Signal> {
     signal(name).ok()
 }
 
-fn reload_signal(subject: &Subject, unit: &str, signal: Signal, from: &str, examination: &mut Examination) {
+fn reload_signal(
+    subject: &Subject,
+    (unit, kind): (&str, &str),
+    signal: Signal,
+    from: &str,
+    examination: &mut Examination,
+) {
     let (upgrades, said) = subject.upgrade_signals();
     let Ok(status) = subject.process.status() else { return };
+    let stops = |report: &Report| report.signals.stop.iter().any(|name| name == signal.as_str());
     let then = match unhandled(&subject.process, &status, signal) {
         Some(then) => then,
+        None if upgrades.contains(&signal) => return,
+        None if subject.report.as_ref().is_some_and(stops) => {
+            format!("systemctl reload {unit} stops the server")
+        }
         // A host whose runtime owns signals has none of the library's, and handles this one itself.
-        None if upgrades.contains(&signal) || (said && upgrades.is_empty()) => return,
+        None if said && upgrades.is_empty() => return,
         None if !said && subject.told.signal.is_none() => return,
-        None => {
+        None if kind == "notify-reload" => {
             format!("systemctl reload {unit} starts no upgrade, and with Type=notify-reload waits in vain")
         }
+        // The host reads its settings again, or the like.
+        None => return,
     };
     let names: Vec<&str> = upgrades.iter().map(|signal| signal.as_str()).collect();
     let better = if names.is_empty() { "the signal that it handles".into() } else { names.join(" or ") };

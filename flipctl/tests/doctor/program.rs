@@ -1,11 +1,13 @@
 //! Program, directory, and process 1.
 
-use crate::kit::Stage;
+use crate::kit::{Ran, Stage, flipctl};
 use crate::patient::{Patient, by_pid_file, codes, sick};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
-use testkit::host::capable_copy;
+use testkit::host::{capable_copy, library_folder};
 use testkit::limit;
 use testkit::process::{Family, Program, copy_program, temp_dir};
 
@@ -99,6 +101,59 @@ fn process_1_of_a_pid_namespace_is_found() {
     assert_eq!(value["pid"], server);
     let by_pid = by_pid_file(&patient.family, &patient.path(""), server, &[]).expect(7).json();
     assert_eq!(codes(&by_pid), ["process-1"]);
+}
+
+#[test]
+fn another_users_process_with_the_number_of_a_server_in_a_container_is_not_taken_for_it() {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "SKIPPED: program::another_users_process_with_the_number_of_a_server_in_a_container_is_not_taken_for_it: \
+             only root may make a pid namespace"
+        );
+        return;
+    }
+    let _limit = limit(LIMIT);
+    let patient = Patient::started("", |family, folder| {
+        std::os::unix::fs::chown(folder, Some(65534), None).unwrap();
+        copy_program(env!("CARGO_BIN_EXE_flipctl"), folder.join("flipctl"));
+        // Where the tests were built, that user may not be let in.
+        std::fs::copy(library_folder().join("libshellflip.so"), folder.join("libshellflip.so.0")).unwrap();
+        let server = folder.join("server");
+        copy_program(sick(), &server);
+        let namespace = ["--pid", "--mount-proc", "--fork", "--kill-child"];
+        let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        family.program("unshare").args(namespace).args(user).arg(server).env("LD_LIBRARY_PATH", folder)
+    });
+    let mut command = std::process::Command::new(patient.path("flipctl"));
+    command.args(["doctor", "--json", "--socket"]).arg(patient.path("ctl"));
+    let value = Ran::from(command.uid(65534).gid(65534).current_dir("/").output().unwrap()).expect(7).json();
+    // This user may not look at the descriptors of our process 1.
+    assert_eq!(value["pid"], patient.process.proc().children()[0].0, "{value}");
+    assert_eq!(codes(&value), ["process-1"]);
+}
+
+#[test]
+fn a_process_whose_sockets_tell_nothing_has_to_be_as_old_as_the_server_says() {
+    let _limit = limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let control = folder.path().join("ctl");
+    let listener = UnixListener::bind(&control).unwrap();
+    let other = family.program("sleep").arg("1000").start();
+    let pid = other.pid();
+    let server = std::thread::spawn(move || {
+        for uptime in [3_600_000, 0] {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            writeln!(stream, r#"{{"pid":{pid},"uptime_ms":{uptime}}}"#).unwrap();
+        }
+    });
+    let doctor = || -> Ran {
+        let mut command = flipctl(&family);
+        command.args(["doctor", "--json", "--socket"]).arg(&control).output().unwrap().into()
+    };
+    doctor().expect(3);
+    assert_eq!(doctor().json()["pid"], pid);
+    server.join().unwrap();
 }
 
 #[test]

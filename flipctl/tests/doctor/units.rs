@@ -29,7 +29,11 @@ struct Unit {
 impl Unit {
     /// A server that could tell systemd.
     fn new() -> Unit {
-        let patient = Patient::started("", |family, _| {
+        Unit::ill("")
+    }
+
+    fn ill(illnesses: &str) -> Unit {
+        let patient = Patient::started(illnesses, |family, _| {
             family.program(crate::patient::sick()).env("NOTIFY_SOCKET", "@flipctl-test-nobody")
         });
         Unit::of(patient)
@@ -67,9 +71,17 @@ fn a_good_unit_has_no_findings_and_each_bad_setting_has_one() {
     let notify = ("Type", "notify");
     assert_eq!(codes(&unit.with(&[notify, reload])), none);
     assert_eq!(codes(&unit.with(&[("NotifyAccess", "exec"), ("Unknown", "x=y")])), none);
-    let hup = ("ExecReload", "{ path=/bin/kill ; argv[]=/bin/kill -HUP $MAINPID ; ignore_errors=no }");
+    for kind in ["simple", "exec"] {
+        assert_eq!(codes(&unit.with(&[("Type", kind)])), none, "with NotifyAccess=main");
+        assert_eq!(codes(&unit.with(&[("Type", kind), ("NotifyAccess", "exec")])), none);
+    }
+    let kill =
+        |signal| format!("{{ path=/bin/kill ; argv[]=/bin/kill -{signal} $MAINPID ; ignore_errors=no }}");
+    let (hup, term) = (kill("HUP"), kill("TERM"));
     for (changes, code, what) in [
-        (&[("Type", "simple")][..], "unit-type", "Type=simple"),
+        (&[("Type", "simple"), ("NotifyAccess", "none")][..], "unit-type", "Type=simple"),
+        (&[("Type", "exec"), ("NotifyAccess", "none")], "unit-type", "Type=exec"),
+        (&[("Type", "simple"), ("NotifyAccess", "all")], "unit-notify-access", "NotifyAccess=all"),
         (&[("Type", "forking")], "unit-type", "Type=forking"),
         (&[("NotifyAccess", "none")], "unit-notify-access", "NotifyAccess=none"),
         (&[("NotifyAccess", "all")], "unit-notify-access", "NotifyAccess=all"),
@@ -78,7 +90,8 @@ fn a_good_unit_has_no_findings_and_each_bad_setting_has_one() {
         (&[("PIDFile", "/run/app.pid")], "unit-pid-file", "PIDFile=/run/app.pid"),
         (&[("ReloadSignal", "1")], "unit-reload-signal", "ReloadSignal=SIGHUP"),
         (&[("ReloadSignal", "15")], "unit-reload-signal", "ReloadSignal=SIGTERM"),
-        (&[notify, hup], "unit-reload-signal", "kill -HUP"),
+        (&[notify, ("ExecReload", &hup)], "unit-reload-signal", "kill -HUP"),
+        (&[notify, ("ExecReload", &term)], "unit-reload-signal", "kill -TERM"),
         (&[("MainPID", "1")], "unit-main-process", "is 1, not the server"),
     ] {
         let value = unit.with(changes);
@@ -93,6 +106,18 @@ fn a_server_that_cannot_tell_systemd_is_found() {
     let _limit = limit(LIMIT);
     let unit = Unit::of(Patient::new(""));
     assert_eq!(codes(&unit.with(&[])), ["unit-not-notified"]);
+    assert_eq!(codes(&unit.with(&[("Type", "simple")])), ["unit-type"]);
+}
+
+#[test]
+fn a_reload_that_the_server_handles_itself_is_no_finding_unless_systemd_waits_for_an_upgrade() {
+    let _limit = limit(LIMIT);
+    let unit = Unit::ill("hangup");
+    let reload = ("ExecReload", "{ path=/bin/kill ; argv[]=/bin/kill -HUP $MAINPID ; ignore_errors=no }");
+    assert_eq!(codes(&unit.with(&[("Type", "notify"), reload])), [] as [&str; 0]);
+    let value = unit.with(&[("ReloadSignal", "1")]);
+    assert_eq!(codes(&value), ["unit-reload-signal"]);
+    assert!(value["findings"][0]["then"].as_str().unwrap().contains("waits in vain"), "{value}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::kit::{Ran, Stage, flipctl};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use testkit::host::SOON;
 use testkit::process::{Family, Proc, temp_dir};
@@ -38,6 +38,41 @@ fn a_failure_that_cannot_be_seen_is_an_unknown_result() {
     // It was signalled all the same.
     wait_until("the end of the upgrade", SOON, || stage.status()["last_upgrade"]["result"] == "failed");
     assert_eq!(stage.host.who().pid, stage.first());
+}
+
+#[test]
+fn a_server_that_is_started_anew_after_the_old_one_died_is_no_success() {
+    let _limit = limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let pid_file = folder.path().join("pid");
+    let server = |does: &str| {
+        let script = format!(
+            "trap '{does}' USR1; echo $$ > {}; while :; do sleep 1000 & wait; done",
+            pid_file.display()
+        );
+        family.program("sh").args(["-c", &script]).start()
+    };
+    let mut old = server("exit 1");
+    let names =
+        |pid: i32| std::fs::read_to_string(&pid_file).is_ok_and(|text| text.trim() == pid.to_string());
+    wait_until("a pid file", SOON, || names(old.pid()));
+    let mut command = flipctl(&family);
+    command.args(["upgrade", "--pid-file"]).arg(&pid_file).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let upgrade = command.spawn().unwrap();
+    old.wait(SOON);
+    // flipctl has seen that when it has slept again.
+    let sleeps = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", upgrade.id())).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = sleeps();
+    wait_until("two more looks", SOON, || sleeps() >= before + 2);
+    let new = server("");
+    wait_until("a pid file of the new one", SOON, || names(new.pid()));
+    let ran = Ran::from(upgrade.wait_with_output().unwrap()).expect(6);
+    assert!(ran.err.contains(&format!("process {}, which the pid file", new.pid())), "{ran:?}");
+    assert!(ran.err.contains("was started after that") && ran.out.is_empty(), "{ran:?}");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! `flipctl stop` and `flipctl detach` over the control socket.
 
-use crate::kit::Stage;
-use std::io::{Read, Write};
+use crate::kit::{Ran, Stage, flipctl};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
-use testkit::host::SOON;
-use testkit::process::Proc;
+use testkit::host::{Host, SOON, c_program};
+use testkit::process::{Family, Proc, Signal, signal, temp_dir};
 use testkit::{limit, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -48,4 +51,62 @@ fn a_detached_server_serves_on_and_is_reached_no_more() {
     assert_eq!(stage.host.who().pid, stage.first());
     stage.run(&["upgrade"]).expect(3);
     stage.run(&["status"]).expect(3);
+}
+
+#[test]
+fn a_stop_across_pid_namespaces_has_an_unknown_result() {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "SKIPPED: stop::a_stop_across_pid_namespaces_has_an_unknown_result: only root may make a pid namespace"
+        );
+        return;
+    }
+    let _limit = limit(LIMIT);
+    let expect = |ran: Ran, pid: i32| {
+        let ran = ran.expect(6);
+        assert!(ran.err.contains(&format!("process {pid} is in another pid namespace")), "{ran:?}");
+        assert!(ran.out.is_empty(), "{ran:?}");
+    };
+    // The number is nobody's where flipctl is.
+    let mut stage = Stage::new(&[]);
+    let client = stage.connection();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]).arg(env!("CARGO_BIN_EXE_flipctl"));
+    let ran = command.args(["stop", "--timeout", "20", "--socket"]).arg(stage.control()).output().unwrap();
+    assert!(Proc(stage.first()).alive());
+    expect(ran.into(), stage.first());
+    drop(client);
+    assert!(stage.host.process.wait(SOON).success());
+    // It is another process's.
+    let (family, folder) = (Family::new(), temp_dir());
+    let control = folder.path().join("ctl");
+    let inside = family.program("unshare").args(["--pid", "--fork", "--kill-child"]);
+    let inside = inside.arg(c_program("tests/c/host.c", &[]));
+    let mut host = Host::run(inside.env("HOST_CONTROL_SOCKET", format!("unix://{}", control.display())));
+    let mut command = flipctl(&family);
+    let ran = command.args(["stop", "--timeout", "20", "--socket"]).arg(&control).output().unwrap();
+    expect(ran.into(), 1);
+    assert!(host.process.wait(SOON).success());
+}
+
+#[test]
+fn a_server_that_has_ended_before_it_could_be_watched_has_stopped() {
+    let _limit = limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let control = folder.path().join("ctl");
+    let listener = UnixListener::bind(&control).unwrap();
+    let mut command = flipctl(&family);
+    command.args(["stop", "--socket"]).arg(&control).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asks = command.spawn().unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+    let asking = asks.id() as i32;
+    signal(asking, Signal::SIGSTOP);
+    Proc(asking).wait_stopped(SOON);
+    let mut server = Command::new("sh");
+    server.args(["-c", "echo pid $$; echo ok $$"]).stdout(OwnedFd::from(stream.try_clone().unwrap()));
+    assert!(server.status().unwrap().success());
+    signal(asking, Signal::SIGCONT);
+    let ran = Ran::from(asks.wait_with_output().unwrap()).expect(0);
+    assert!(ran.out.starts_with("stopped in "), "{ran:?}");
 }
