@@ -1,11 +1,13 @@
-//! Waits of the feature `tokio` at their edges: a detach amid them.
+//! Waits of the feature `tokio` at their edges: a detach amid them, no descriptor left, connections that begin again.
 
 #![cfg(feature = "tokio-util")]
 
-use graceflip::{Flip, Request, Shutdown};
+use graceflip::{Error, ErrorKind, Flip, Request, Shutdown};
+use std::fs::File;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use testkit::deadline::scaled;
 use testkit::process::Family;
 use testkit::wait_until;
 use tokio_util::task::TaskTracker;
@@ -36,9 +38,21 @@ fn serving() -> Flip {
     flip
 }
 
+fn stopped(flip: &Flip) {
+    flip.request(Request::Stop).expect("asked");
+    assert_eq!(flip.wait_shutdown_timeout(scaled(SOON)).expect("shutdown"), Shutdown::Stop);
+}
+
 /// A future as it is at its next look; what wakes it is not needed.
 fn look<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn kind<T>(result: Result<T, Error>) -> ErrorKind {
+    match result {
+        Ok(_) => panic!("it was to fail"),
+        Err(error) => error.kind(),
+    }
 }
 
 #[tokio::test]
@@ -56,4 +70,58 @@ async fn a_tracker_that_is_waited_for_is_not_closed_by_a_detach() {
     assert!(!tracker.is_closed());
     flip.request(Request::Stop).expect("asked");
     assert_eq!(over.await.expect("no task is left"), Shutdown::Stop);
+}
+
+/// Opens files until no descriptor is left.
+fn exhausted() -> Vec<File> {
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+}
+
+#[tokio::test]
+async fn a_drain_needs_no_descriptor() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    if !alone("a_drain_needs_no_descriptor", "ulimit -n 64;") {
+        return;
+    }
+    let flip = serving();
+    let guard = flip.connection();
+    stopped(&flip);
+    let files = exhausted();
+    assert_eq!(kind(flip.drain_async(Duration::from_millis(1)).await), ErrorKind::TimedOut);
+    let mut drain = pin!(flip.drain_async(SOON));
+    assert!(look(drain.as_mut()).is_pending(), "a connection is open");
+    drop(guard);
+    drain.await.expect("drained");
+    assert_eq!(kind(flip.shutdown_signal()), ErrorKind::System);
+    drop(files);
+}
+
+#[tokio::test]
+async fn a_drain_that_was_over_waits_for_a_connection_that_began_afterwards() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    if !alone("a_drain_that_was_over_waits_for_a_connection_that_began_afterwards", "") {
+        return;
+    }
+    let flip = serving();
+    stopped(&flip);
+    let latch = || {
+        let copy = flip.drained_fd().expect("a descriptor").try_clone_to_owned().expect("a copy");
+        let socket = std::os::unix::net::UnixStream::from(copy);
+        socket.set_nonblocking(true).expect("a latch is a socket, which nobody reads");
+        tokio::net::UnixStream::from_std(socket).expect("watched")
+    };
+    latch().readable().await.expect("no connection is open");
+    let guard = flip.connection();
+    let mut drain = pin!(flip.drain_async(SOON));
+    tokio::select! {
+        biased;
+        result = &mut drain => panic!("a connection is open: {result:?}"),
+        // Told together with the drain, which looks first.
+        _ = async { latch().readable().await } => {}
+    }
+    drop(guard);
+    drain.await.expect("drained");
+    let guard = flip.connection();
+    assert_eq!(kind(flip.drain_async(Duration::from_millis(1)).await), ErrorKind::TimedOut);
+    drop(guard);
 }
