@@ -277,10 +277,21 @@ impl Flip {
         }
     }
 
-    /// Waits until the predecessor has exited. May be dropped at any time.
+    /// Waits until the predecessor has exited; [`ErrorKind::Canceled`] if the handle is closed meanwhile. May be dropped at
+    /// any time.
     pub async fn predecessor_exited(&self) -> Result<()> {
-        Watched::new(self.predecessor_fd()?)?.fired().await;
-        Ok(())
+        let core = self.core()?;
+        if let Some(result) = there(core.wait_predecessor(now())) {
+            return result;
+        }
+        let exited = Watched::new(core.predecessor_fd()?)?;
+        let freed = Watched::new(core.freed_fd())?;
+        loop {
+            either(&exited, &freed).await;
+            if let Some(result) = there(core.wait_predecessor(now())) {
+                return result;
+            }
+        }
     }
 
     /// [`Flip::next_event`]. May be dropped at any time: no event is lost.

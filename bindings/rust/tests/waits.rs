@@ -1,15 +1,17 @@
-//! Waits of the feature `tokio` at their edges: a detach amid them, no descriptor left, connections that begin again.
+//! Waits of the feature `tokio` at their edges: a detach amid them, no descriptor left, connections that begin again, a handle
+//! that is closed.
 
 #![cfg(feature = "tokio-util")]
 
 use graceflip::{Error, ErrorKind, Flip, Request, Shutdown};
 use std::fs::File;
+use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use testkit::deadline::scaled;
-use testkit::process::Family;
-use testkit::wait_until;
+use testkit::process::{Family, temp_dir};
+use testkit::{wait_for, wait_until};
 use tokio_util::task::TaskTracker;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -124,4 +126,34 @@ async fn a_drain_that_was_over_waits_for_a_connection_that_began_afterwards() {
     let guard = flip.connection();
     assert_eq!(kind(flip.drain_async(Duration::from_millis(1)).await), ErrorKind::TimedOut);
     drop(guard);
+}
+
+#[tokio::test]
+async fn who_waits_for_the_predecessor_is_woken_by_close() {
+    const OUTCOME: &str = "GRACEFLIP_TEST_OUTCOME";
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let folder = temp_dir();
+    let outcome = folder.path().join("outcome");
+    let export = format!("export {OUTCOME}={};", outcome.display());
+    if !alone("who_waits_for_the_predecessor_is_woken_by_close", &export) {
+        return;
+    }
+    let outcome = std::env::var_os(OUTCOME).expect("a path");
+    let outcome = Path::new(&outcome);
+    let flip = serving();
+    if flip.generation() == 0 {
+        flip.upgrade().expect("the same program");
+        let said = || std::fs::read_to_string(outcome).ok().filter(|text| text.ends_with('\n'));
+        assert_eq!(wait_for("the successor's outcome", SOON * 2, said), "Canceled\n");
+        return;
+    }
+    // Before that, its end would be a failed upgrade.
+    wait_until("the predecessor has let go", SOON, || {
+        flip.status().expect("a status").contains("\"state\":\"ready\"")
+    });
+    let mut exited = pin!(flip.predecessor_exited());
+    assert!(look(exited.as_mut()).is_pending(), "the predecessor waits for this one");
+    flip.close();
+    let result = tokio::time::timeout(scaled(SOON), exited).await.expect("woken");
+    std::fs::write(outcome, format!("{:?}\n", kind(result))).expect("a file");
 }
