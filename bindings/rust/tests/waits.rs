@@ -3,6 +3,7 @@
 
 #![cfg(feature = "tokio-util")]
 
+use graceflip::tokio::StopOnShutdown;
 use graceflip::{Error, ErrorKind, Flip, Request, Shutdown};
 use std::fs::File;
 use std::path::Path;
@@ -156,4 +157,26 @@ async fn who_waits_for_the_predecessor_is_woken_by_close() {
     flip.close();
     let result = tokio::time::timeout(scaled(SOON), exited).await.expect("woken");
     std::fs::write(outcome, format!("{:?}\n", kind(result))).expect("a file");
+}
+
+#[tokio::test]
+async fn a_stream_yields_nothing_once_shutdown_was_published_though_the_runtime_knows_nothing_of_it() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let name = "a_stream_yields_nothing_once_shutdown_was_published_though_the_runtime_knows_nothing_of_it";
+    if !alone(name, "") {
+        return;
+    }
+    struct Endless;
+    impl futures_core::Stream for Endless {
+        type Item = ();
+        fn poll_next(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<()>> {
+            Poll::Ready(Some(()))
+        }
+    }
+    let flip = serving();
+    let mut stream = flip.stoppable(StopOnShutdown::Yes, Endless).expect("a stream");
+    assert_eq!(look(pin!(graceflip::tokio::next(&mut stream))), Poll::Ready(Some(())));
+    // This thread is the runtime: it does not look for events meanwhile.
+    stopped(&flip);
+    assert_eq!(look(pin!(graceflip::tokio::next(&mut stream))), Poll::Ready(None));
 }
