@@ -5,9 +5,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use graceflip::Flip;
 use graceflip::tokio::{Connections, Counted, StopOnShutdown};
-use graceflip_web::{LIMIT, address, grace, identity, last};
+use graceflip::{ErrorKind, Flip};
+use graceflip_web::{address, grace, identity, last, limit};
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -65,6 +65,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(grace()).await;
     });
     // axum's own shutdown has no end.
-    flip.bounded(serving.into_future(), grace() + LIMIT).await??;
+    match flip.bounded(serving.into_future(), grace() + limit()).await {
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            eprintln!("axum: pid {} leaves {} connections behind", std::process::id(), flip.connections());
+        }
+        served => served??,
+    }
     Ok(())
 }
