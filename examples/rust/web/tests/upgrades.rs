@@ -4,9 +4,10 @@
 mod http2;
 
 use http2::{Asks, Held, Http2};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
-use testkit::deadline::{wait_for, wait_until};
+use testkit::deadline::{scaled, wait_for, wait_until};
 use testkit::load::{Address, Config, Load};
 use testkit::process::{Family, Proc, Signal, free_port, signal};
 
@@ -66,6 +67,43 @@ fn axum_loses_no_request_of_http_1_and_http_2() {
 #[test]
 fn tonic_loses_no_call() {
     upgrades(env!("CARGO_BIN_EXE_tonic"), true);
+}
+
+#[test]
+fn axum_waits_for_upgraded_connections() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let (family, port) = (Family::new(), free_port());
+    let program = family.program(env!("CARGO_BIN_EXE_axum")).arg(format!("tcp://127.0.0.1:{port}"));
+    let mut server = program.env("IDLE_GRACE_MS", "0").start();
+    server.wait_until("it answers", SOON, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let ask = |path: &str, more: &str, last: &str| {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        client.set_read_timeout(Some(scaled(SOON))).expect("a time-out");
+        write!(client, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n").expect("sent");
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while !answer.ends_with(last.as_bytes()) {
+            assert_eq!(client.read(&mut byte).expect("an answer"), 1, "{}", String::from_utf8_lossy(&answer));
+            answer.push(byte[0]);
+        }
+        (client, String::from_utf8_lossy(&answer).into_owned())
+    };
+    let (mut upgraded, answer) = ask("/echo", "Connection: Upgrade\r\nUpgrade: echo\r\n", "\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    let (mut idle, answer) = ask("/", "", "}");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    signal(server.pid(), Signal::SIGTERM);
+    assert_eq!(idle.read(&mut [0]).expect("its end: axum was told"), 0);
+    for number in 0..100_u32 {
+        let mut back = [0; 4];
+        upgraded.write_all(&number.to_be_bytes()).expect("sent");
+        upgraded.read_exact(&mut back).expect("returned");
+        assert_eq!(back, number.to_be_bytes());
+    }
+    drop(upgraded);
+    let status = server.wait(SOON);
+    assert!(status.success(), "{status}: {}", server.output());
+    assert_eq!(server.output(), "");
+    family.assert_none_left(SOON);
 }
 
 /// Stops a server whose client does not end.
