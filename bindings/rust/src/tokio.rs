@@ -19,9 +19,10 @@
 //! # }
 //! ```
 //!
-//! [`Flip::shutdown`], [`Flip::drain_async`] and the streams register a copy of one of the library's descriptors with the runtime
-//! they are used in; nothing here needs a runtime of its own, and any number of runtimes may use one handle. The
-//! runtime's I/O must be enabled, and its time where a function takes a duration.
+//! [`Flip::shutdown`], [`Flip::drain_async`] and the streams register copies of some of the library's descriptors with the runtime
+//! they are used in; nothing here needs a runtime of its own, and any number of runtimes may use one handle. The runtime's I/O
+//! must be enabled, and its time where a function takes a duration and for [`Connections`], which rest for a moment when no
+//! descriptor is left: a runtime without it would panic, and only then.
 
 mod connections;
 mod coordinator;
@@ -185,7 +186,7 @@ impl Flip {
     /// listeners, which the streams of this module do by themselves. May be dropped at any time; but make it once and pin
     /// it where it stands in a `select!` in a loop, since each one needs three descriptors, and fails where none is left.
     ///
-    /// For many waiters there is [`Flip::shutdown_signal`], which costs one descriptor for all its clones.
+    /// For many waiters there is [`Flip::shutdown_signal`], which costs two descriptors for all its clones.
     pub async fn shutdown(&self) -> Result<Shutdown> {
         let core = self.core()?;
         let (ending, detached) = (Ending::new(self)?, Watched::new(core.detached_fd())?);
