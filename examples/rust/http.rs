@@ -149,7 +149,10 @@ fn run() -> Result<(), Error> {
         }
     }
     drop(listener);
-    flip.drain(Duration::MAX)
+    let drained = flip.drain(Duration::MAX);
+    // Threads that have not ended hold the handle too, so that dropping this one closes nothing.
+    flip.close();
+    drained
 }
 
 fn main() {

@@ -186,7 +186,7 @@ impl Builder {
     /// done while there is no other thread that could read it.
     ///
     /// [`crate::ErrorKind::Busy`]: there is a handle already; `Invalid`: something above cannot be; `Protocol`: the environment says that
-    /// this process is a successor, and something about that is wrong: exit.
+    /// this process is a successor, and something about that is wrong: exit; `System`: no descriptor, memory or thread is to be had.
     pub fn build(self) -> Result<Flip> {
         #[cfg(feature = "log")]
         let this = self.log();

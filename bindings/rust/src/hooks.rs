@@ -105,10 +105,7 @@ impl Hooks {
             }
         };
         let thread = thread::Builder::new().name("graceflip-hooks".into()).spawn(run);
-        thread.map(Hooks).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or(0);
-            Error::invalid(format!("cannot start the thread for hooks: {error} ({errno})"))
-        })
+        thread.map(Hooks).map_err(|error| Error::io("cannot start the thread for hooks", &error))
     }
 
     /// Waits for the last lines; not for a hook that hangs, nor for itself.

@@ -16,6 +16,7 @@
 //!     let (mut stream, guard) = connection?;
 //!     std::thread::spawn(move || {
 //!         let _ = stream.write_all(b"hello\n");
+//!         drop(stream);
 //!         drop(guard); // the connection has ended
 //!     });
 //! }
@@ -36,7 +37,8 @@
 //!   [`Flip::accept`] keep to that.
 //! - Never shut a listener down (shutdown(2)): the successor holds the same socket. Dropping it is right.
 //! - Listeners are non-blocking; connections from [`Flip::accept`] are blocking. Both are ordinary std types.
-//! - Durations: any; one that is too long for the clock means no limit.
+//! - Durations to wait: any; one that is too long for the clock means no limit. Those of the [`Builder`] and of [`Flip::extend`]
+//!   are from 1 ms to a year, and others are `Invalid`: there is no drain without an end. Zero is one where its doc says so.
 //! - The library has two threads of its own, which block all signals and run nothing of yours. Hooks and the `log`
 //!   facade get a thread of this crate.
 //!

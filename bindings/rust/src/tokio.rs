@@ -19,9 +19,10 @@
 //! # }
 //! ```
 //!
-//! [`Flip::shutdown`], [`Flip::drain_async`] and the streams register a copy of one of the library's descriptors with the runtime
-//! they are used in; nothing here needs a runtime of its own, and any number of runtimes may use one handle. The
-//! runtime's I/O must be enabled, and its time where a function takes a duration.
+//! [`Flip::shutdown`], [`Flip::drain_async`] and the streams register copies of some of the library's descriptors with the runtime
+//! they are used in; nothing here needs a runtime of its own, and any number of runtimes may use one handle. The runtime's I/O
+//! must be enabled, and its time where a function takes a duration and for [`Connections`], which rest for a moment when no
+//! descriptor is left: a runtime without it would panic, and only then.
 
 mod connections;
 mod coordinator;
@@ -39,7 +40,7 @@ pub use stoppable::{StopOnShutdown, Stoppable, next};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
-use crate::flip::{Flip, Shutdown};
+use crate::flip::{Flip, Shutdown, after};
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use std::future::poll_fn;
@@ -83,6 +84,15 @@ impl Watched {
             guard.clear_ready();
         }
     }
+}
+
+/// Waits for either of two latches.
+async fn either(one: &Watched, other: &Watched) {
+    poll_fn(|context| match (one.poll_fired(context), other.poll_fired(context)) {
+        (Poll::Pending, Poll::Pending) => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await
 }
 
 /// Shutdown, or the end of the handle, which is one too for who waits for it.
@@ -137,6 +147,20 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// The drain that needs no descriptor. In short waits: one that was dropped does not hold up the end of the runtime.
+async fn drain_in_the_core(core: shellflip::flip::Flip, deadline: Option<Instant>) -> Result<()> {
+    const SHORT: Duration = Duration::from_millis(100);
+    let passed = || deadline.is_some_and(|at| Instant::now() >= at);
+    loop {
+        let (core, short) = (core.clone(), Instant::now() + SHORT);
+        let until = deadline.map_or(short, |at| at.min(short));
+        match blocking(move || Ok(core.drain(Some(until))?)).await {
+            Err(error) if error.kind() == ErrorKind::TimedOut && !passed() => {}
+            result => return result,
+        }
+    }
+}
+
 impl crate::Control {
     /// [`crate::Control::upgrade`]. What was asked for goes on when it is dropped.
     pub async fn upgrade_async(&self) -> Result<u32> {
@@ -159,9 +183,10 @@ impl crate::Control {
 
 impl Flip {
     /// Waits until shutdown begins, and says why; a detach is reported once. The first thing to do then is to drop
-    /// listeners, which the streams of this module do by themselves. May be dropped at any time.
+    /// listeners, which the streams of this module do by themselves. May be dropped at any time; but make it once and pin
+    /// it where it stands in a `select!` in a loop, since each one needs three descriptors, and fails where none is left.
     ///
-    /// For many waiters there is [`Flip::shutdown_signal`], which costs one descriptor for all its clones.
+    /// For many waiters there is [`Flip::shutdown_signal`], which costs two descriptors for all its clones.
     pub async fn shutdown(&self) -> Result<Shutdown> {
         let core = self.core()?;
         let (ending, detached) = (Ending::new(self)?, Watched::new(core.detached_fd())?);
@@ -194,25 +219,37 @@ impl Flip {
         blocking(move || crate::flip::retry(|| core.upgrade(None))).await.map(i32::unsigned_abs)
     }
 
-    /// [`Flip::drain`]. May be dropped at any time.
+    /// [`Flip::drain`]. May be dropped at any time. Where no descriptor is left to wait with, one of the runtime's threads
+    /// for blocking calls waits.
     pub async fn drain_async(&self, limit: Duration) -> Result<()> {
-        let core = self.core()?;
+        let (core, deadline) = (self.core()?, after(limit));
         if let Some(result) = there(core.drain(now())) {
             return result;
         }
-        let drained = Watched::new(core.drained_fd()?)?;
-        let freed = Watched::new(core.freed_fd())?;
-        let either = poll_fn(|context| match (drained.poll_fired(context), freed.poll_fired(context)) {
-            (Poll::Pending, Poll::Pending) => Poll::Pending,
-            _ => Poll::Ready(()),
-        });
-        // Whoever comes first, the core says how it went: a limit that passed is TimedOut there too.
-        if limit == Duration::MAX {
-            either.await
-        } else {
-            _ = ::tokio::time::timeout(limit, either).await
+        let watch =
+            || -> Result<_> { Ok((Watched::new(core.drained_fd()?)?, Watched::new(core.freed_fd())?)) };
+        match watch() {
+            Ok((drained, freed)) => {
+                let over = either(&drained, &freed);
+                let cut = match deadline {
+                    Some(_) => ::tokio::time::timeout(limit, over).await.is_err(),
+                    None => {
+                        over.await;
+                        false
+                    }
+                };
+                // Whoever comes first, the core says how it went.
+                match there(core.drain(now())) {
+                    Some(result) => return result,
+                    None if cut => return Err(Error::timed_out()),
+                    // The descriptor says for ever that it was over once; a connection has begun since.
+                    None => {}
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::System => {}
+            Err(error) => return Err(error),
         }
-        Ok(core.drain(now())?)
+        drain_in_the_core(core.clone(), deadline).await
     }
 
     /// Runs a server to its end: without a limit while it serves, at most this long once shutdown has begun, since graceful
@@ -241,10 +278,21 @@ impl Flip {
         }
     }
 
-    /// Waits until the predecessor has exited. May be dropped at any time.
+    /// Waits until the predecessor has exited; [`ErrorKind::Canceled`] if the handle is closed meanwhile. May be dropped at
+    /// any time.
     pub async fn predecessor_exited(&self) -> Result<()> {
-        Watched::new(self.predecessor_fd()?)?.fired().await;
-        Ok(())
+        let core = self.core()?;
+        if let Some(result) = there(core.wait_predecessor(now())) {
+            return result;
+        }
+        let exited = Watched::new(core.predecessor_fd()?)?;
+        let freed = Watched::new(core.freed_fd())?;
+        loop {
+            either(&exited, &freed).await;
+            if let Some(result) = there(core.wait_predecessor(now())) {
+                return result;
+            }
+        }
     }
 
     /// [`Flip::next_event`]. May be dropped at any time: no event is lost.

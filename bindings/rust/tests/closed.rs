@@ -80,6 +80,22 @@ fn everybody_who_waits_is_woken_by_close_and_a_second_handle_may_follow() {
 }
 
 #[test]
+fn a_thread_for_hooks_that_cannot_be_had_is_an_error_of_the_kernels() {
+    // In a process of its own, whose threads would have stacks that nobody has room for.
+    const ALONE: &str = "GRACEFLIP_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let _limit = testkit::limit(Duration::from_secs(60));
+        let name = "a_thread_for_hooks_that_cannot_be_had_is_an_error_of_the_kernels";
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args([name, "--exact"]).env(ALONE, "1").env("RUST_MIN_STACK", (1_u64 << 60).to_string());
+        assert!(again.status().unwrap().success());
+        return;
+    }
+    let error = Flip::builder().no_signals().on_shutdown(|_| {}).build().unwrap_err();
+    assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::System, 11), "{error}");
+}
+
+#[test]
 fn what_is_passed_on_is_named_and_found_once() {
     // In a process of its own, since there is one handle: this test runs itself again.
     const ALONE: &str = "GRACEFLIP_TEST_ALONE";

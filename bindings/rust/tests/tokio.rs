@@ -122,10 +122,10 @@ fn async_hooks_state_tokens_trackers_and_sockets_that_stop_or_do_not() {
     let _limit = testkit::limit(Duration::from_secs(60));
     let (family, folder) = (Family::new(), temp_dir());
     let (tcp, udp, metrics) = (free_port(), free_port(), free_port());
-    let refuse = folder.path().join("refuse");
+    let (refuse, control) = (folder.path().join("refuse"), folder.path().join("control"));
     let program = family.program(example("tokio_part"));
     let program = program.arg(format!("127.0.0.1:{tcp}")).arg(format!("127.0.0.1:{udp}"));
-    let server = program.arg(format!("127.0.0.1:{metrics}")).arg(&refuse).start();
+    let server = program.arg(format!("127.0.0.1:{metrics}")).arg(&refuse).arg(&control).start();
     server.wait_for_output("SERVING", SOON);
     let first: i32 = line(tcp).parse().expect("a pid");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -144,7 +144,7 @@ fn async_hooks_state_tokens_trackers_and_sockets_that_stop_or_do_not() {
 
     signal(first, Signal::SIGUSR1);
     server.wait_for_output("generation 1", SOON);
-    let second = wait_for("the successor", SOON, || line(tcp).parse().ok().filter(|pid| *pid != first));
+    let second: i32 = wait_for("the successor", SOON, || line(tcp).parse().ok().filter(|pid| *pid != first));
     server.wait_for_output(&format!("STATE {second}: {first}"), SOON);
     for ended in ["TCP ENDS", "UDP ENDS", "CLOSED"] {
         server.wait_for_output(&format!("{ended} {first}"), SOON);
@@ -152,6 +152,9 @@ fn async_hooks_state_tokens_trackers_and_sockets_that_stop_or_do_not() {
     datagram();
     family.wait_gone(first, SOON);
     assert_eq!(line(metrics), format!("metrics of {second}"));
+    graceflip::Control::new(&control).and_then(|control| control.detach()).expect("detached");
+    datagram();
+    assert_eq!(line(tcp), second.to_string());
     signal(second, Signal::SIGTERM);
     server.wait_for_output(&format!("CLOSED {second}: Stop"), SOON);
     family.wait_gone(second, SOON);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Tells the tasks of a group that shutdown has begun, and waits until all have ended. It knows nothing of sockets or
-/// processes: call [`ShutdownCoordinator::shutdown`] once [`crate::Flip::shutdown`] has returned.
+/// processes: call [`ShutdownCoordinator::shutdown`] once [`crate::Flip::shutdown`] has returned, and not for a
+/// [`crate::Shutdown::Detach`], after which the process goes on.
 ///
 /// ```
 /// use graceflip::tokio::{ShutdownCoordinator, ShutdownSignal};

@@ -124,7 +124,8 @@ impl<S: Stream + Unpin> Stream for Stoppable<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        if self.ends.poll(context) {
+        // The runtime may not know yet what was published, and what is queued from then on belongs to the successor.
+        if self.ends.poll(context) || self.ends.now() {
             return Poll::Ready(None);
         }
         Pin::new(&mut self.inner).poll_next(context)

@@ -20,11 +20,17 @@ impl Flip {
         Ok(token)
     }
 
-    /// Waits for shutdown, then until every task of the tracker has ended, at most this long.
+    /// Waits for shutdown, then until every task of the tracker has ended, at most this long. A detach is none: the tasks go
+    /// on, and it goes on waiting.
     ///
     /// [`crate::ErrorKind::TimedOut`]: some have not.
     pub async fn shutdown_of(&self, tasks: &TaskTracker, limit: Duration) -> Result<Shutdown> {
-        let why = self.shutdown().await?;
+        let why = loop {
+            match self.shutdown().await? {
+                Shutdown::Detach => {}
+                why => break why,
+            }
+        };
         tasks.close();
         match tokio::time::timeout(limit, tasks.wait()).await {
             Ok(()) => Ok(why),

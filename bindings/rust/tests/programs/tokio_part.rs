@@ -19,7 +19,9 @@ async fn main() {
     let (tcp, udp, metrics) = (address(), address(), address());
     let refuse = address();
     let runtime = tokio::runtime::Handle::current().id();
+    let control = std::path::PathBuf::from(address());
     let flip = Flip::builder()
+        .control_socket(&control)
         .on_starting_async(async move |_: &str| {
             assert_eq!(tokio::runtime::Handle::current().id(), runtime);
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -10,13 +10,19 @@ use hyper::Version;
 use hyper::header::{CONNECTION, HeaderValue};
 use std::time::Duration;
 
-/// Connections that have not ended this long after the grace are cut.
-pub const LIMIT: Duration = Duration::from_secs(30);
+/// DRAIN_TIMEOUT_MS: connections that have not ended this long after the grace are cut.
+pub fn limit() -> Duration {
+    setting("DRAIN_TIMEOUT_MS", 30_000)
+}
 
 /// IDLE_GRACE_MS: how long an idle keep-alive connection stays open once shutdown has begun.
 pub fn grace() -> Duration {
-    let setting = std::env::var("IDLE_GRACE_MS").ok().and_then(|text| text.parse().ok());
-    Duration::from_millis(setting.unwrap_or(5000))
+    setting("IDLE_GRACE_MS", 5000)
+}
+
+fn setting(name: &str, otherwise: u64) -> Duration {
+    let value = std::env::var(name).ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(value.unwrap_or(otherwise))
 }
 
 /// The first argument, or a default.

@@ -2,7 +2,7 @@
 
 use graceflip::Flip;
 use graceflip::tokio::StopOnShutdown;
-use graceflip_web::{LIMIT, address, grace, identity, last};
+use graceflip_web::{address, grace, identity, last, limit};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -38,7 +38,7 @@ async fn main() -> Result<(), graceflip::Error> {
         });
     }
     tokio::time::sleep(grace()).await;
-    if tokio::time::timeout(LIMIT, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limit(), graceful.shutdown()).await.is_err() {
         eprintln!("hyper: pid {} leaves {} connections behind", std::process::id(), flip.connections());
     }
     Ok(())

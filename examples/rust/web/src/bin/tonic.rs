@@ -1,8 +1,8 @@
 //! gRPC on tonic: the health service that gRPC defines, and no other, so that nothing has to be generated.
 
-use graceflip::Flip;
 use graceflip::tokio::{Counted, StopOnShutdown};
-use graceflip_web::{LIMIT, address};
+use graceflip::{ErrorKind, Flip};
+use graceflip_web::{address, limit};
 use hyper::Response;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -68,6 +68,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .add_service(health)
         .serve_with_incoming_shutdown(connections, signal.wait());
     // tonic's own shutdown has no end.
-    flip.bounded(serving, LIMIT).await??;
+    match flip.bounded(serving, limit()).await {
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            eprintln!("tonic: pid {} leaves {} connections behind", std::process::id(), flip.connections());
+        }
+        served => served??,
+    }
     Ok(())
 }

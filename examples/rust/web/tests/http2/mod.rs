@@ -52,6 +52,46 @@ pub struct Http2 {
 
 type Sender = SendRequest<Full<Bytes>>;
 
+/// A stream that was answered and stays open, since its client takes no byte of the body, until this is dropped.
+pub struct Held {
+    _answer: hyper::Response<hyper::body::Incoming>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Held {
+    pub fn open(port: u16, asks: Asks) -> Held {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let answer = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+            let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+            client.initial_stream_window_size(0);
+            let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            let asked = sender.send_request(asks.request());
+            tokio::time::timeout(scaled(Duration::from_secs(10)), asked)
+                .await
+                .expect("in time")
+                .expect("an answer")
+        });
+        Held { _answer: answer, _runtime: runtime }
+    }
+}
+
+impl Asks {
+    fn request(self) -> Request<Full<Bytes>> {
+        let request = match self {
+            Asks::Http => Request::get("http://localhost/").body(Full::default()),
+            Asks::Grpc => Request::post("http://localhost/grpc.health.v1.Health/Check")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                // Not compressed, no bytes: a HealthCheckRequest with defaults.
+                .body(Full::from(vec![0; 5])),
+        };
+        request.expect("a request")
+    }
+}
+
 impl Http2 {
     pub fn start(port: u16, asks: Asks) -> Http2 {
         let shared = Arc::new(Shared::default());
@@ -151,15 +191,7 @@ async fn one_stream(shared: Arc<Shared>, mut sender: Sender, asks: Asks) {
 
 /// The pid of who answered; none: the request never left.
 async fn ask(sender: &mut Sender, asks: Asks) -> Result<Option<i32>, String> {
-    let request = match asks {
-        Asks::Http => Request::get("http://localhost/").body(Full::default()),
-        Asks::Grpc => Request::post("http://localhost/grpc.health.v1.Health/Check")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            // Not compressed, no bytes: a HealthCheckRequest with defaults.
-            .body(Full::from(vec![0; 5])),
-    };
-    let answer = match sender.try_send_request(request.expect("a request")).await {
+    let answer = match sender.try_send_request(asks.request()).await {
         Ok(answer) => answer,
         Err(mut error) => match error.take_message() {
             Some(_) => return Ok(None),
