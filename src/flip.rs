@@ -694,6 +694,11 @@ impl Flip {
         CONNECTIONS.end();
     }
 
+    /// In which process's count a connection that begins now is: forked children have their own.
+    pub fn conn_depth() -> u32 {
+        fork::depth()
+    }
+
     /// Open connections.
     pub fn conn_count(&self) -> u64 {
         CONNECTIONS.count()

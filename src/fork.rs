@@ -12,11 +12,12 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::SeqCst};
 
 const NONE: i32 = -1;
 static SLOTS: [AtomicI32; 128] = [const { AtomicI32::new(NONE) }; 128];
 static CHILD: AtomicBool = AtomicBool::new(false);
+static DEPTH: AtomicU32 = AtomicU32::new(0);
 static LIST: ListLock = ListLock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
 
 /// A pthread mutex, because it may be locked in prepare and unlocked in the child.
@@ -100,6 +101,11 @@ pub fn in_child() -> bool {
     CHILD.load(SeqCst)
 }
 
+/// How many forks lie between this process and the one that called `flip_init`: each begins its own connection count.
+pub fn depth() -> u32 {
+    DEPTH.load(SeqCst)
+}
+
 /// Installs the fork handlers, once per process.
 pub fn install() {
     static ONCE: Once = Once::new();
@@ -121,6 +127,7 @@ extern "C" fn child() {
     if crate::handle::is_taken() {
         CHILD.store(true, SeqCst);
     }
+    DEPTH.fetch_add(1, SeqCst);
     for slot in &SLOTS {
         let raw = slot.swap(NONE, SeqCst);
         if raw != NONE {

@@ -10,14 +10,20 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Of which handle a connection is: the library's count begins anew with each.
+/// The handle of this process, as a number: the library's count begins anew with each.
 pub(crate) static HANDLE: AtomicU64 = AtomicU64::new(0);
 
-/// One open connection. [`Flip::drain`] waits until every one was dropped; drop it after the stream.
+/// In which count a connection is: of which handle, and how many forks from the process that made it.
+fn count() -> (u64, u32) {
+    (HANDLE.load(SeqCst), shellflip::flip::Flip::conn_depth())
+}
+
+/// One open connection. [`Flip::drain`] waits until every one was dropped; drop it after the stream. A forked child begins its
+/// own count: one that it inherits ends nothing there.
 #[must_use = "the connection counts as ended when this is dropped"]
 pub struct ConnectionGuard {
     /// None for those of a `keep=` listener, which are not counted.
-    handle: Option<u64>,
+    count: Option<(u64, u32)>,
 }
 
 impl ConnectionGuard {
@@ -29,18 +35,18 @@ impl ConnectionGuard {
     /// Of a listener that outlives shutdown.
     #[cfg(feature = "tokio")]
     pub(crate) fn uncounted() -> ConnectionGuard {
-        ConnectionGuard { handle: None }
+        ConnectionGuard { count: None }
     }
 
     /// One that the library has counted, or does not count.
     fn begun(counted: bool) -> ConnectionGuard {
-        ConnectionGuard { handle: counted.then(|| HANDLE.load(SeqCst)) }
+        ConnectionGuard { count: counted.then(count) }
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if self.handle == Some(HANDLE.load(SeqCst)) {
+        if self.count == Some(count()) {
             shellflip::flip::Flip::conn_end();
         }
     }
@@ -48,7 +54,7 @@ impl Drop for ConnectionGuard {
 
 impl fmt::Debug for ConnectionGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionGuard").field("counted", &self.handle.is_some()).finish()
+        f.debug_struct("ConnectionGuard").field("counted", &self.count.is_some()).finish()
     }
 }
 
