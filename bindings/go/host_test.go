@@ -27,6 +27,7 @@ import (
 	"time"
 
 	shellflip "github.com/libshellflip/libshellflip/bindings/go"
+	"github.com/libshellflip/libshellflip/bindings/go/fliphttp"
 )
 
 // host is testdata/host, serving on TCP.
@@ -345,6 +346,68 @@ func TestARequestThatOutlivesTheDrainIsCut(t *testing.T) {
 	next := h.upgrade(pid, 1, syscall.SIGHUP)
 	h.waitFor("served: context deadline exceeded")
 	h.stop(next)
+}
+
+func TestASecondStopDoesNotWaitForARequestThatHangs(t *testing.T) {
+	h := startHost(t, "DRAIN_TIMEOUT_MS=600000")
+	pid := h.serving(0)
+	conn, err := net.Dial("tcp", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /hang HTTP/1.1\r\nHost: h\r\n\r\n")
+	h.waitFor("hanging")
+	h.signal(pid, syscall.SIGTERM)
+	h.waitFor("ending: stopped")
+	if !alive(pid) {
+		t.Error("it did not wait for the request")
+	}
+	h.stop(pid)
+	h.waitFor("served: context deadline exceeded")
+}
+
+func TestShutdownEndsAtADrainDeadlineThatWasMoved(t *testing.T) {
+	upg, err := shellflip.New(shellflip.Options{DrainTimeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := upg.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hanging, end := make(chan struct{}), make(chan struct{})
+	defer close(end)
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(hanging)
+		<-end
+	})}
+	defer server.Close()
+	served := make(chan error, 1)
+	go func() { served <- fliphttp.Serve(upg, server, listener) }()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-hanging
+	upg.Stop()
+	if err := upg.Extend(50 * time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-served:
+		if err != context.DeadlineExceeded {
+			t.Error(err)
+		}
+	case <-time.After(soon()):
+		t.Fatal("the moved deadline has passed unnoticed")
+	}
+	upg.Stop()
 }
 
 func TestASecondStopDoesNotWaitForIdleConnections(t *testing.T) {

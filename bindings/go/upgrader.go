@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +24,8 @@ type Upgrader struct {
 	closing  chan struct{} // closed when shutdown has fired
 	exit     chan struct{} // closed when, after that, nothing more is accepted
 	reason   Reason        // read after closing is closed
+	fired    time.Time     // the same
+	draining drainContext
 	context  context.Context
 	cancel   context.CancelFunc
 	orphaned struct {
@@ -79,6 +82,7 @@ func New(options Options) (*Upgrader, error) {
 		freed:   make(chan struct{}),
 	}
 	u.orphaned.done = make(chan struct{})
+	u.draining.Context, u.draining.done = context.Background(), make(chan struct{})
 	u.context, u.cancel = context.WithCancel(context.Background())
 	config := options.ListenConfig
 	if config == nil {
@@ -237,6 +241,45 @@ func (u *Upgrader) Drain(ctx context.Context) error {
 	}
 }
 
+// DrainContext returns a context that is done when the drain is over, for functions that end a server's connections
+// and wait for them, as http.Server.Shutdown: at the drain deadline, which Extend moves, or 1.5 s after a second stop. Its
+// error is context.DeadlineExceeded then. Before Exit is closed it is not done.
+//
+// While no connection is open that was accepted by a listener of this Upgrader, the deadline is DrainTimeout after
+// shutdown.
+func (u *Upgrader) DrainContext() context.Context {
+	u.draining.once.Do(func() { go u.endDraining() })
+	return &u.draining
+}
+
+func (u *Upgrader) endDraining() {
+	<-u.exit
+	if err := u.core.drain(); !isErrno(err, errTime) && !isErrno(err, syscall.ECANCELED) {
+		// Nothing is counted. What is open all the same was accepted in another way.
+		time.Sleep(time.Until(u.fired.Add(u.options.DrainTimeout)))
+	}
+	close(u.draining.done)
+}
+
+// drainContext is what DrainContext returns. Like one with a deadline it says that that has passed; but the deadline can
+// be moved.
+type drainContext struct {
+	context.Context
+	once sync.Once
+	done chan struct{}
+}
+
+func (c *drainContext) Done() <-chan struct{} { return c.done }
+
+func (c *drainContext) Err() error {
+	select {
+	case <-c.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 func (u *Upgrader) drain() error {
 	err := u.core.drain()
 	select {
@@ -294,7 +337,7 @@ func (u *Upgrader) watchShutdown() {
 		}
 		break
 	}
-	u.reason = reason
+	u.reason, u.fired = reason, time.Now()
 	close(u.closing)
 	u.finishKeepAlive(u.Fds.quiesce(reason))
 	close(u.exit)

@@ -205,6 +205,10 @@ func mux(ready *atomic.Bool) http.Handler {
 		time.Sleep(time.Duration(ms) * time.Millisecond)
 		fmt.Fprint(w, "slow ", os.Getpid())
 	})
+	mux.HandleFunc("/hang", func(http.ResponseWriter, *http.Request) {
+		log.Println("hanging")
+		select {}
+	})
 	say("/upgrade", func(*http.Request) interface{} { return resultOf(upg.Upgrade()) })
 	say("/state", func(*http.Request) interface{} { return state })
 	say("/environ", func(*http.Request) interface{} {
