@@ -253,7 +253,11 @@ func (f *Fds) inheritedListener(network, addr string) (net.Listener, error) {
 		return nil, err
 	}
 	f.notePath(network, addr)
-	return f.listenerOf(fd, network+" "+addr, keepNever)
+	inherited, err := f.listenerOf(fd, network+" "+addr, keepNever)
+	if l, is := inherited.(*listener); is {
+		l.inherited = true
+	}
+	return inherited, err
 }
 
 func (f *Fds) inheritedPacketConn(network, addr string) (net.PacketConn, error) {

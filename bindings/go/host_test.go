@@ -605,6 +605,28 @@ func TestEveryKindOfDescriptorCrosses(t *testing.T) {
 	}
 }
 
+func TestConnectionsAreKeptAliveAsConfiguredInEveryGeneration(t *testing.T) {
+	for _, one := range []struct {
+		seconds string
+		on      int
+	}{{"-1", 0}, {"77", 1}} {
+		h := startHost(t, "KEEP_ALIVE_S="+one.seconds)
+		pid := h.serving(0)
+		for generation := 0; ; generation++ {
+			var said []int
+			h.ask("/keepalive", &said)
+			if len(said) != 2 || said[0] != one.on || one.on == 1 && fmt.Sprint(said[1]) != one.seconds {
+				t.Errorf("KeepAlive of %s s: in generation %d %v", one.seconds, generation, said)
+			}
+			if generation == 2 {
+				break
+			}
+			pid = h.upgrade(pid, generation+1, syscall.SIGHUP)
+		}
+		h.stop(pid)
+	}
+}
+
 func TestAStaleUnixPathIsReplacedAndALiveOneIsNot(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	environment := []string{"NETWORK=unix", "ADDRESS=" + path}

@@ -29,6 +29,8 @@ type listener struct {
 	Listener
 	fds  *Fds
 	keep keep
+	// Made by an earlier generation's ListenConfig.
+	inherited bool
 
 	mu        sync.Mutex
 	changed   chan struct{}
@@ -231,6 +233,9 @@ func (l *listener) acceptOne() (net.Conn, error) {
 	l.accepting++
 	l.mu.Unlock()
 	raw, err := l.Listener.Accept()
+	if err == nil && l.inherited {
+		l.fds.keepProbing(raw)
+	}
 	l.mu.Lock()
 	l.accepting--
 	if l.quiet || l.paused {
