@@ -410,6 +410,62 @@ func TestShutdownEndsAtADrainDeadlineThatWasMoved(t *testing.T) {
 	upg.Stop()
 }
 
+func TestDrainsThatHaveTimedOutLeaveNoThreads(t *testing.T) {
+	upg, err := shellflip.New(shellflip.Options{DrainTimeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := upg.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	upg.Stop()
+	threads := func() int {
+		entries, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := threads()
+	for i := 0; i < 200; i++ {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		if err := upg.Drain(ctx); err != context.DeadlineExceeded {
+			t.Error(err)
+		}
+		cancel()
+	}
+	// The runtime starts a few of its own.
+	if after := threads(); after > before+20 {
+		t.Errorf("%d threads before 200 drains, %d after", before, after)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- upg.Drain(context.Background()) }()
+	_ = conn.Close()
+	select {
+	case err := <-drained:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(soon()):
+		t.Fatal("the last connection has ended, and Drain waits")
+	}
+	upg.Stop()
+}
+
 func TestASecondStopDoesNotWaitForIdleConnections(t *testing.T) {
 	h := startHost(t, "IDLE_GRACE_MS=600000", "DRAIN_TIMEOUT_MS=600000")
 	pid := h.serving(0)

@@ -22,10 +22,15 @@ type Upgrader struct {
 	failLog atomic.Bool // failures are logged
 
 	closing  chan struct{} // closed when shutdown has fired
-	exit     chan struct{} // closed when, after that, nothing more is accepted
+	quiet    atomic.Bool   // nothing more is accepted
+	exit     chan struct{} // closed when, after that, the host may end
 	reason   Reason        // read after closing is closed
 	fired    time.Time     // the same
 	draining drainContext
+	drained  struct {
+		sync.Mutex
+		wait *drainWait // one that is under way
+	}
 	context  context.Context
 	cancel   context.CancelFunc
 	orphaned struct {
@@ -230,15 +235,49 @@ func (u *Upgrader) Connections() int { return u.core.connCount() }
 // Drain waits until all connections that were accepted by listeners of this Upgrader are closed, or the context is
 // done. ETIME: the drain deadline has passed; ECANCELED: a second stop has cut it short; EINVAL: Exit is not closed.
 func (u *Upgrader) Drain(ctx context.Context) error {
-	// Ends at the drain deadline at the latest, whoever waits for it.
-	done := make(chan error, 1)
-	go func() { done <- u.drain() }()
+	wait := u.startDrain()
 	select {
-	case err := <-done:
-		return err
+	case <-wait.done:
+		select {
+		case <-u.freed:
+			// Nobody counts any more.
+			return nil
+		default:
+			return wait.err
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// drainWait is a wait in the library for the end of the drain, which takes a thread for as long. All who wait share one.
+type drainWait struct {
+	done chan struct{}
+	err  error // read after done is closed
+}
+
+// startDrain joins the wait that is under way, if connections can only get less: else what that is about to end with may
+// be wrong by now. Before shutdown a wait fails at once.
+func (u *Upgrader) startDrain() *drainWait {
+	u.drained.Lock()
+	defer u.drained.Unlock()
+	if u.drained.wait != nil {
+		return u.drained.wait
+	}
+	wait := &drainWait{done: make(chan struct{})}
+	if u.quiet.Load() {
+		u.drained.wait = wait
+	}
+	go func() {
+		wait.err = u.core.drain()
+		u.drained.Lock()
+		defer u.drained.Unlock()
+		if u.drained.wait == wait {
+			u.drained.wait = nil
+		}
+		close(wait.done)
+	}()
+	return wait
 }
 
 // DrainContext returns a context that is done when the drain is over, for functions that end a server's connections
@@ -254,7 +293,9 @@ func (u *Upgrader) DrainContext() context.Context {
 
 func (u *Upgrader) endDraining() {
 	<-u.exit
-	if err := u.core.drain(); !isErrno(err, errTime) && !isErrno(err, syscall.ECANCELED) {
+	wait := u.startDrain()
+	<-wait.done
+	if !isErrno(wait.err, errTime) && !isErrno(wait.err, syscall.ECANCELED) {
 		// Nothing is counted. What is open all the same was accepted in another way.
 		time.Sleep(time.Until(u.fired.Add(u.options.DrainTimeout)))
 	}
@@ -280,16 +321,7 @@ func (c *drainContext) Err() error {
 	}
 }
 
-func (u *Upgrader) drain() error {
-	err := u.core.drain()
-	select {
-	case <-u.freed:
-		// Nobody counts any more.
-		return nil
-	default:
-		return err
-	}
-}
+func (u *Upgrader) drain() error { return u.Drain(context.Background()) }
 
 // SetCommand chooses what the next upgrade runs; the arguments begin with the program's name for itself. Without it:
 // what this process was started as, found by the same path, with the same arguments. An executable without a slash is
@@ -339,7 +371,9 @@ func (u *Upgrader) watchShutdown() {
 	}
 	u.reason, u.fired = reason, time.Now()
 	close(u.closing)
-	u.finishKeepAlive(u.Fds.quiesce(reason))
+	listeners := u.Fds.quiesce(reason)
+	u.quiet.Store(true)
+	u.finishKeepAlive(listeners)
 	close(u.exit)
 	u.cancel()
 }
