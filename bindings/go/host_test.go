@@ -464,6 +464,9 @@ func TestDrainsThatHaveTimedOutLeaveNoThreads(t *testing.T) {
 		t.Fatal("the last connection has ended, and Drain waits")
 	}
 	upg.Stop()
+	if err := upg.Drain(context.Background()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestASecondStopDoesNotWaitForIdleConnections(t *testing.T) {

@@ -238,13 +238,10 @@ func (u *Upgrader) Drain(ctx context.Context) error {
 	wait := u.startDrain()
 	select {
 	case <-wait.done:
-		select {
-		case <-u.freed:
-			// Nobody counts any more.
-			return nil
-		default:
-			return wait.err
+		if isErrno(wait.err, syscall.EBADF) {
+			return nil // freed: nobody counts any more
 		}
+		return wait.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
