@@ -3,6 +3,7 @@
 package shellflip_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -329,6 +330,33 @@ func TestASlowRequestIsAnsweredAndKeepAliveIsToldToEnd(t *testing.T) {
 	if answer := <-slow; answer != fmt.Sprint("slow ", pid) {
 		t.Error(answer)
 	}
+	h.waitGone(pid)
+	h.stop(next)
+}
+
+func TestADownloadThatOutlastsTheGraceComesWholeAndItsConnectionEnds(t *testing.T) {
+	h := startHost(t, "IDLE_GRACE_MS=300")
+	pid := h.serving(0)
+	conn, err := net.Dial("tcp", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /download HTTP/1.1\r\nHost: h\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.signal(pid, syscall.SIGHUP)
+	next := h.serving(1)
+	if body, err := io.ReadAll(answer.Body); string(body) != "begun ended" || err != nil || answer.Close {
+		t.Errorf("%q, %v, Close %v", body, err, answer.Close)
+	}
+	if rest, err := io.ReadAll(reader); len(rest) != 0 || err != nil {
+		t.Errorf("then %q, %v", rest, err)
+	}
+	_ = conn.Close()
 	h.waitGone(pid)
 	h.stop(next)
 }

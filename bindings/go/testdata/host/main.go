@@ -233,6 +233,12 @@ func mux(ready *atomic.Bool) http.Handler {
 		log.Println("hanging")
 		select {}
 	})
+	mux.HandleFunc("/download", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "begun ")
+		w.(http.Flusher).Flush()
+		<-upg.Exit()
+		fmt.Fprint(w, "ended")
+	})
 	say("/upgrade", func(*http.Request) interface{} { return resultOf(upg.Upgrade()) })
 	say("/keepalive", keepAlive)
 	say("/state", func(*http.Request) interface{} { return state })
