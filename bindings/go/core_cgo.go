@@ -313,8 +313,9 @@ func (e *coreEvent) answer(refusal error) {
 // socketFile makes a file of a socket, which it takes over, for package net to make a listener or connection of.
 //
 // os.NewFile looks whether the descriptor blocks. Where it does not, Fd, which package net asks for the number, makes
-// it block in older releases of Go (1.19 does): for a moment the socket then blocks for every process that shares it, and
-// an Accept there may be stuck. So the file is made of a socket that does block, and the shared one put in its place.
+// it block in older releases of Go (1.19 does): for a moment the socket then blocks for every process that shares it,
+// and an Accept there may be stuck. So the file is made of a socket that does block, and the shared one put in its
+// place.
 func socketFile(fd uintptr, name string) (*os.File, error) {
 	defer syscall.Close(int(fd))
 	place, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

@@ -100,8 +100,8 @@ func (f *Fds) AddListener(network, addr string, ln Listener) error {
 
 // ListenAddress returns a listener for an address of the library, with all of its options:
 // "tcp://127.0.0.1:8080?name=web&reuseport=1", "unix:///run/a.sock?mode=0660&owner=:web". The library's header lists
-// them. keep=stop and keep=always listeners go on accepting after a stop, or after an upgrade too; their connections are
-// never counted, and Drain and Stop do not wait for them.
+// them. keep=stop and keep=always listeners go on accepting after a stop, or after an upgrade too; their connections
+// are never counted, and Drain and Stop do not wait for them.
 func (f *Fds) ListenAddress(address string) (net.Listener, error) {
 	f.claiming.Lock()
 	defer f.claiming.Unlock()

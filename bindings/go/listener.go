@@ -179,7 +179,8 @@ func (l *listener) wait(until time.Time) {
 	}
 }
 
-// Accept waits for Ready, then for a connection, and while descriptors are exhausted. From shutdown on it waits for Close.
+// Accept waits for Ready, then for a connection, and while descriptors are exhausted. From shutdown on it waits for
+// Close.
 func (l *listener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -207,8 +208,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// isExhausted says whether there is nothing left to take a connection with, which passes. Servers take it for the end of
-// their listener, or ask again at once.
+// isExhausted says whether there is nothing left to take a connection with, which passes. Servers take it for the end
+// of their listener, or ask again at once.
 func isExhausted(err error) bool {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if isErrno(err, errno) {

@@ -247,14 +247,15 @@ func (u *Upgrader) Drain(ctx context.Context) error {
 	}
 }
 
-// drainWait is a wait in the library for the end of the drain, which takes a thread for as long. All who wait share one.
+// drainWait is a wait in the library for the end of the drain, which takes a thread for as long. All who wait share
+// one.
 type drainWait struct {
 	done chan struct{}
 	err  error // read after done is closed
 }
 
-// startDrain joins the wait that is under way, if connections can only get less: else what that is about to end with may
-// be wrong by now. Before shutdown a wait fails at once.
+// startDrain joins the wait that is under way, if connections can only get less: else what that is about to end with
+// may be wrong by now. Before shutdown a wait fails at once.
 func (u *Upgrader) startDrain() *drainWait {
 	u.drained.Lock()
 	defer u.drained.Unlock()
@@ -278,8 +279,8 @@ func (u *Upgrader) startDrain() *drainWait {
 }
 
 // DrainContext returns a context that is done when the drain is over, for functions that end a server's connections
-// and wait for them, as http.Server.Shutdown: at the drain deadline, which Extend moves, or 1.5 s after a second stop. Its
-// error is context.DeadlineExceeded then. Before Exit is closed it is not done.
+// and wait for them, as http.Server.Shutdown: at the drain deadline, which Extend moves, or 1.5 s after a second stop.
+// Its error is context.DeadlineExceeded then. Before Exit is closed it is not done.
 //
 // While no connection is open that was accepted by a listener of this Upgrader, the deadline is DrainTimeout after
 // shutdown.
@@ -299,8 +300,8 @@ func (u *Upgrader) endDraining() {
 	close(u.draining.done)
 }
 
-// drainContext is what DrainContext returns. Like one with a deadline it says that that has passed; but the deadline can
-// be moved.
+// drainContext is what DrainContext returns. Like one with a deadline it says that that has passed; but the deadline
+// can be moved.
 type drainContext struct {
 	context.Context
 	once sync.Once

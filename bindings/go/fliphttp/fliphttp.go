@@ -83,8 +83,8 @@ func Handler(upg *shellflip.Upgrader, handler http.Handler) http.Handler {
 	})
 }
 
-// Shutdown ends servers with http.Server.Shutdown, and closes them at the drain deadline, or when a second stop cuts the
-// drain short: then it returns context.DeadlineExceeded. Call it when Exit is closed.
+// Shutdown ends servers with http.Server.Shutdown, and closes them at the drain deadline, or when a second stop cuts
+// the drain short: then it returns context.DeadlineExceeded. Call it when Exit is closed.
 func Shutdown(upg *shellflip.Upgrader, servers ...*http.Server) error {
 	ctx := upg.DrainContext()
 	ended := make(chan error, len(servers))
