@@ -310,10 +310,24 @@ func (e *coreEvent) answer(refusal error) {
 	_, _ = withString(reason, func(text *C.char) C.int { return C.flip_event_answer(e.handle, -C.int(errno), text) })
 }
 
-// isBlocking says whether O_NONBLOCK is off.
-func isBlocking(fd uintptr) bool {
-	flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
-	return errno == 0 && flags&syscall.O_NONBLOCK == 0
+// socketFile makes a file of a socket, which it takes over, for package net to make a listener or connection of.
+//
+// os.NewFile looks whether the descriptor blocks. Where it does not, Fd, which package net asks for the number, makes
+// it block in older releases of Go (1.19 does): for a moment the socket then blocks for every process that shares it,
+// and an Accept there may be stuck. So the file is made of a socket that does block, and the shared one put in its
+// place.
+func socketFile(fd uintptr, name string) (*os.File, error) {
+	defer syscall.Close(int(fd))
+	place, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	file := os.NewFile(uintptr(place), name)
+	if err := syscall.Dup3(int(fd), place, syscall.O_CLOEXEC); err != nil {
+		_ = file.Close()
+		return nil, os.NewSyscallError("dup3", err)
+	}
+	return file, nil
 }
 
 // identify says which socket a path leads to.

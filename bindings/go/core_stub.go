@@ -4,6 +4,7 @@ package shellflip
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"time"
 )
@@ -48,9 +49,10 @@ func (*core) setDirectory(string) error           { return ErrNotSupported }
 func (*core) nextEvent() (*coreEvent, error)      { return nil, ErrNotSupported }
 func (*coreEvent) writeState([]byte) (int, error) { return 0, ErrNotSupported }
 func (*coreEvent) answer(error)                   {}
-func isBlocking(uintptr) bool                     { return false }
 func unlinkIfSame(string, fileID)                 {}
 func identify(string) (fileID, bool)              { return fileID{}, false }
+
+func socketFile(uintptr, string) (*os.File, error) { return nil, ErrNotSupported }
 
 func (*core) status() (string, error) { return "", ErrNotSupported }
 

@@ -100,7 +100,8 @@ func (f *Fds) AddListener(network, addr string, ln Listener) error {
 
 // ListenAddress returns a listener for an address of the library, with all of its options:
 // "tcp://127.0.0.1:8080?name=web&reuseport=1", "unix:///run/a.sock?mode=0660&owner=:web". The library's header lists
-// them. keep=stop and keep=always listeners go on accepting after a stop, or after an upgrade too.
+// them. keep=stop and keep=always listeners go on accepting after a stop, or after an upgrade too; their connections
+// are never counted, and Drain and Stop do not wait for them.
 func (f *Fds) ListenAddress(address string) (net.Listener, error) {
 	f.claiming.Lock()
 	defer f.claiming.Unlock()
@@ -165,16 +166,14 @@ func (f *Fds) AddPacketConn(network, addr string, conn PacketConn) error {
 
 // Conn returns an inherited connection, or nil.
 func (f *Fds) Conn(network, addr string) (net.Conn, error) {
-	fd, err := f.take(connName(network, addr))
-	if fd == nil {
+	fd, err := f.upg.core.take(connName(network, addr))
+	if isErrno(err, syscall.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	defer fd.Close()
-	conn, err := net.FileConn(fd)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use what was inherited as connection %s %s: %w", network, addr, err)
-	}
-	return conn, nil
+	return connOf(fd, network+" "+addr)
 }
 
 // AddConn passes a connection on, in place of what had this network and addr before. It stays the caller's.
@@ -255,7 +254,11 @@ func (f *Fds) inheritedListener(network, addr string) (net.Listener, error) {
 		return nil, err
 	}
 	f.notePath(network, addr)
-	return f.listenerOf(fd, network+" "+addr, keepNever)
+	inherited, err := f.listenerOf(fd, network+" "+addr, keepNever)
+	if l, is := inherited.(*listener); is {
+		l.inherited = true
+	}
+	return inherited, err
 }
 
 func (f *Fds) inheritedPacketConn(network, addr string) (net.PacketConn, error) {
@@ -264,11 +267,9 @@ func (f *Fds) inheritedPacketConn(network, addr string) (net.PacketConn, error) 
 	if err != nil || fd == 0 {
 		return nil, err
 	}
-	file := os.NewFile(fd, name)
-	defer file.Close()
-	conn, err := net.FilePacketConn(file)
+	conn, err := packetConnOf(fd, network+" "+addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use what was inherited as packet connection %s %s: %w", network, addr, err)
+		return nil, err
 	}
 	f.notePath(network, addr)
 	return conn, nil
@@ -288,14 +289,48 @@ func (f *Fds) claim(name, address string) (uintptr, error) {
 }
 
 func (f *Fds) listenerOf(fd uintptr, what string, keep keep) (net.Listener, error) {
-	file := os.NewFile(fd, what)
-	defer file.Close()
-	inner, err := net.FileListener(file)
+	var inner net.Listener
+	err := withFile(fd, what, func(file *os.File) (err error) {
+		inner, err = net.FileListener(file)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot use what was inherited as listener on %s: %w", what, err)
 	}
 	keepPath(inner)
 	return f.wrap(inner.(Listener), keep), nil
+}
+
+func packetConnOf(fd uintptr, what string) (conn net.PacketConn, err error) {
+	err = withFile(fd, what, func(file *os.File) (err error) {
+		conn, err = net.FilePacketConn(file)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot use what was inherited as packet connection %s: %w", what, err)
+	}
+	return conn, nil
+}
+
+func connOf(fd uintptr, what string) (conn net.Conn, err error) {
+	err = withFile(fd, what, func(file *os.File) (err error) {
+		conn, err = net.FileConn(file)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot use what was inherited as connection %s: %w", what, err)
+	}
+	return conn, nil
+}
+
+// withFile lends a socket as the file that package net wants to see it as, and closes it.
+func withFile(fd uintptr, what string, use func(*os.File) error) error {
+	file, err := socketFile(fd, what)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return use(file)
 }
 
 func (f *Fds) take(name string) (*os.File, error) {

@@ -3,6 +3,7 @@
 package shellflip_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -27,6 +28,7 @@ import (
 	"time"
 
 	shellflip "github.com/libshellflip/libshellflip/bindings/go"
+	"github.com/libshellflip/libshellflip/bindings/go/fliphttp"
 )
 
 // host is testdata/host, serving on TCP.
@@ -332,6 +334,33 @@ func TestASlowRequestIsAnsweredAndKeepAliveIsToldToEnd(t *testing.T) {
 	h.stop(next)
 }
 
+func TestADownloadThatOutlastsTheGraceComesWholeAndItsConnectionEnds(t *testing.T) {
+	h := startHost(t, "IDLE_GRACE_MS=300")
+	pid := h.serving(0)
+	conn, err := net.Dial("tcp", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /download HTTP/1.1\r\nHost: h\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.signal(pid, syscall.SIGHUP)
+	next := h.serving(1)
+	if body, err := io.ReadAll(answer.Body); string(body) != "begun ended" || err != nil || answer.Close {
+		t.Errorf("%q, %v, Close %v", body, err, answer.Close)
+	}
+	if rest, err := io.ReadAll(reader); len(rest) != 0 || err != nil {
+		t.Errorf("then %q, %v", rest, err)
+	}
+	_ = conn.Close()
+	h.waitGone(pid)
+	h.stop(next)
+}
+
 func TestARequestThatOutlivesTheDrainIsCut(t *testing.T) {
 	h := startHost(t, "DRAIN_TIMEOUT_MS=500")
 	pid := h.serving(0)
@@ -345,6 +374,127 @@ func TestARequestThatOutlivesTheDrainIsCut(t *testing.T) {
 	next := h.upgrade(pid, 1, syscall.SIGHUP)
 	h.waitFor("served: context deadline exceeded")
 	h.stop(next)
+}
+
+func TestASecondStopDoesNotWaitForARequestThatHangs(t *testing.T) {
+	h := startHost(t, "DRAIN_TIMEOUT_MS=600000")
+	pid := h.serving(0)
+	conn, err := net.Dial("tcp", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /hang HTTP/1.1\r\nHost: h\r\n\r\n")
+	h.waitFor("hanging")
+	h.signal(pid, syscall.SIGTERM)
+	h.waitFor("ending: stopped")
+	if !alive(pid) {
+		t.Error("it did not wait for the request")
+	}
+	h.stop(pid)
+	h.waitFor("served: context deadline exceeded")
+}
+
+func TestShutdownEndsAtADrainDeadlineThatWasMoved(t *testing.T) {
+	upg, err := shellflip.New(shellflip.Options{DrainTimeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := upg.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hanging, end := make(chan struct{}), make(chan struct{})
+	defer close(end)
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(hanging)
+		<-end
+	})}
+	defer server.Close()
+	served := make(chan error, 1)
+	go func() { served <- fliphttp.Serve(upg, server, listener) }()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-hanging
+	upg.Stop()
+	if err := upg.Extend(50 * time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-served:
+		if err != context.DeadlineExceeded {
+			t.Error(err)
+		}
+	case <-time.After(soon()):
+		t.Fatal("the moved deadline has passed unnoticed")
+	}
+	upg.Stop()
+}
+
+func TestDrainsThatHaveTimedOutLeaveNoThreads(t *testing.T) {
+	upg, err := shellflip.New(shellflip.Options{DrainTimeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := upg.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	upg.Stop()
+	threads := func() int {
+		entries, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := threads()
+	for i := 0; i < 200; i++ {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		if err := upg.Drain(ctx); err != context.DeadlineExceeded {
+			t.Error(err)
+		}
+		cancel()
+	}
+	// The runtime starts a few of its own.
+	if after := threads(); after > before+20 {
+		t.Errorf("%d threads before 200 drains, %d after", before, after)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- upg.Drain(context.Background()) }()
+	_ = conn.Close()
+	select {
+	case err := <-drained:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(soon()):
+		t.Fatal("the last connection has ended, and Drain waits")
+	}
+	upg.Stop()
+	if err := upg.Drain(context.Background()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestASecondStopDoesNotWaitForIdleConnections(t *testing.T) {
@@ -539,6 +689,28 @@ func TestEveryKindOfDescriptorCrosses(t *testing.T) {
 	h.stop(pid)
 	if _, err := os.Lstat(folder + "/sock"); !os.IsNotExist(err) {
 		t.Errorf("the path outlives the service: %v", err)
+	}
+}
+
+func TestConnectionsAreKeptAliveAsConfiguredInEveryGeneration(t *testing.T) {
+	for _, one := range []struct {
+		seconds string
+		on      int
+	}{{"-1", 0}, {"77", 1}} {
+		h := startHost(t, "KEEP_ALIVE_S="+one.seconds)
+		pid := h.serving(0)
+		for generation := 0; ; generation++ {
+			var said []int
+			h.ask("/keepalive", &said)
+			if len(said) != 2 || said[0] != one.on || one.on == 1 && fmt.Sprint(said[1]) != one.seconds {
+				t.Errorf("KeepAlive of %s s: in generation %d %v", one.seconds, generation, said)
+			}
+			if generation == 2 {
+				break
+			}
+			pid = h.upgrade(pid, generation+1, syscall.SIGHUP)
+		}
+		h.stop(pid)
 	}
 }
 

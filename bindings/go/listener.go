@@ -18,6 +18,9 @@ const (
 	keepAlways               // it goes on after an upgrade, too
 )
 
+// exhausted is how long Accept rests where no descriptor is left; as in flip_accept.
+const exhausted = 20 * time.Millisecond
+
 // listener accepts between Ready and shutdown, and knows which of its connections are open.
 //
 // What it does next depends on its fields alone. Whatever changes one of them closes changed, and every Accept that
@@ -26,6 +29,8 @@ type listener struct {
 	Listener
 	fds  *Fds
 	keep keep
+	// Made by an earlier generation's ListenConfig.
+	inherited bool
 
 	mu        sync.Mutex
 	changed   chan struct{}
@@ -174,7 +179,8 @@ func (l *listener) wait(until time.Time) {
 	}
 }
 
-// Accept waits for Ready, then for a connection. From shutdown on it waits for Close.
+// Accept waits for Ready, then for a connection, and while descriptors are exhausted. From shutdown on it waits for
+// Close.
 func (l *listener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -193,9 +199,33 @@ func (l *listener) Accept() (net.Conn, error) {
 			if err != nil && (l.closed || l.quiet || l.paused) {
 				continue // which is why
 			}
+			if err != nil && isExhausted(err) {
+				l.wait(l.rested())
+				continue
+			}
 			return conn, err
 		}
 	}
+}
+
+// isExhausted says whether there is nothing left to take a connection with, which passes. Servers take it for the end
+// of their listener, or ask again at once.
+func isExhausted(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if isErrno(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// rested is when Accept tries again after that; its caller's deadline may be earlier. Called with the lock.
+func (l *listener) rested() time.Time {
+	until := time.Now().Add(exhausted)
+	if !l.deadline.IsZero() && l.deadline.Before(until) {
+		return l.deadline
+	}
+	return until
 }
 
 // acceptOne takes a connection and counts it in one step, for quiesce. Called with the lock, which it gives up
@@ -204,6 +234,9 @@ func (l *listener) acceptOne() (net.Conn, error) {
 	l.accepting++
 	l.mu.Unlock()
 	raw, err := l.Listener.Accept()
+	if err == nil && l.inherited {
+		l.fds.keepProbing(raw)
+	}
 	l.mu.Lock()
 	l.accepting--
 	if l.quiet || l.paused {

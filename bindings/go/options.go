@@ -27,7 +27,7 @@ type Options struct {
 	PIDFile string
 
 	// ListenConfig makes the sockets of Listen and ListenPacket that are not inherited. nil: a zero one; a unix path
-	// that nobody listens on any more is then replaced.
+	// that nobody listens on any more is then replaced. Its keep-alive of connections is for Listen's inherited ones, too.
 	ListenConfig *net.ListenConfig
 
 	// ControlSocket is the address of a unix socket on which an operator asks for an upgrade, a stop or the status,

@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -21,8 +22,15 @@ type Upgrader struct {
 	failLog atomic.Bool // failures are logged
 
 	closing  chan struct{} // closed when shutdown has fired
-	exit     chan struct{} // closed when, after that, nothing more is accepted
+	quiet    atomic.Bool   // nothing more is accepted
+	exit     chan struct{} // closed when, after that, the host may end
 	reason   Reason        // read after closing is closed
+	fired    time.Time     // the same
+	draining drainContext
+	drained  struct {
+		sync.Mutex
+		wait *drainWait // one that is under way
+	}
 	context  context.Context
 	cancel   context.CancelFunc
 	orphaned struct {
@@ -79,6 +87,7 @@ func New(options Options) (*Upgrader, error) {
 		freed:   make(chan struct{}),
 	}
 	u.orphaned.done = make(chan struct{})
+	u.draining.Context, u.draining.done = context.Background(), make(chan struct{})
 	u.context, u.cancel = context.WithCancel(context.Background())
 	config := options.ListenConfig
 	if config == nil {
@@ -226,27 +235,91 @@ func (u *Upgrader) Connections() int { return u.core.connCount() }
 // Drain waits until all connections that were accepted by listeners of this Upgrader are closed, or the context is
 // done. ETIME: the drain deadline has passed; ECANCELED: a second stop has cut it short; EINVAL: Exit is not closed.
 func (u *Upgrader) Drain(ctx context.Context) error {
-	// Ends at the drain deadline at the latest, whoever waits for it.
-	done := make(chan error, 1)
-	go func() { done <- u.drain() }()
+	wait := u.startDrain()
 	select {
-	case err := <-done:
-		return err
+	case <-wait.done:
+		if isErrno(wait.err, syscall.EBADF) {
+			return nil // freed: nobody counts any more
+		}
+		return wait.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (u *Upgrader) drain() error {
-	err := u.core.drain()
+// drainWait is a wait in the library for the end of the drain, which takes a thread for as long. All who wait share
+// one.
+type drainWait struct {
+	done chan struct{}
+	err  error // read after done is closed
+}
+
+// startDrain joins the wait that is under way, if connections can only get less: else what that is about to end with
+// may be wrong by now. Before shutdown a wait fails at once.
+func (u *Upgrader) startDrain() *drainWait {
+	u.drained.Lock()
+	defer u.drained.Unlock()
+	if u.drained.wait != nil {
+		return u.drained.wait
+	}
+	wait := &drainWait{done: make(chan struct{})}
+	if u.quiet.Load() {
+		u.drained.wait = wait
+	}
+	go func() {
+		wait.err = u.core.drain()
+		u.drained.Lock()
+		defer u.drained.Unlock()
+		if u.drained.wait == wait {
+			u.drained.wait = nil
+		}
+		close(wait.done)
+	}()
+	return wait
+}
+
+// DrainContext returns a context that is done when the drain is over, for functions that end a server's connections
+// and wait for them, as http.Server.Shutdown: at the drain deadline, which Extend moves, or 1.5 s after a second stop.
+// Its error is context.DeadlineExceeded then. Before Exit is closed it is not done.
+//
+// While no connection is open that was accepted by a listener of this Upgrader, the deadline is DrainTimeout after
+// shutdown.
+func (u *Upgrader) DrainContext() context.Context {
+	u.draining.once.Do(func() { go u.endDraining() })
+	return &u.draining
+}
+
+func (u *Upgrader) endDraining() {
+	<-u.exit
+	wait := u.startDrain()
+	<-wait.done
+	if !isErrno(wait.err, errTime) && !isErrno(wait.err, syscall.ECANCELED) {
+		// Nothing is counted. What is open all the same was accepted in another way.
+		time.Sleep(time.Until(u.fired.Add(u.options.DrainTimeout)))
+	}
+	close(u.draining.done)
+}
+
+// drainContext is what DrainContext returns. Like one with a deadline it says that that has passed; but the deadline
+// can be moved.
+type drainContext struct {
+	context.Context
+	once sync.Once
+	done chan struct{}
+}
+
+func (c *drainContext) Done() <-chan struct{} { return c.done }
+
+func (c *drainContext) Err() error {
 	select {
-	case <-u.freed:
-		// Nobody counts any more.
-		return nil
+	case <-c.done:
+		return context.DeadlineExceeded
 	default:
-		return err
+		return nil
 	}
 }
+
+func (u *Upgrader) drain() error { return u.Drain(context.Background()) }
 
 // SetCommand chooses what the next upgrade runs; the arguments begin with the program's name for itself. Without it:
 // what this process was started as, found by the same path, with the same arguments. An executable without a slash is
@@ -294,9 +367,11 @@ func (u *Upgrader) watchShutdown() {
 		}
 		break
 	}
-	u.reason = reason
+	u.reason, u.fired = reason, time.Now()
 	close(u.closing)
-	u.finishKeepAlive(u.Fds.quiesce(reason))
+	listeners := u.Fds.quiesce(reason)
+	u.quiet.Store(true)
+	u.finishKeepAlive(listeners)
 	close(u.exit)
 	u.cancel()
 }

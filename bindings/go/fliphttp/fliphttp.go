@@ -9,7 +9,6 @@
 package fliphttp
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -41,7 +40,7 @@ func ListenAndServe(upg *shellflip.Upgrader, server *http.Server) error {
 // Serve serves on the listener until Exit is closed and the server's connections have ended: nil. Call it once for a
 // server; its Handler is wrapped.
 //
-// Requests that are still being answered at the drain deadline are cut, and the error is
+// Requests that are still being answered at the drain deadline, or 1.5 s after a second stop, are cut, and the error is
 // context.DeadlineExceeded then. An error before Exit is what http.Server.Serve returned.
 func Serve(upg *shellflip.Upgrader, server *http.Server, listener net.Listener) error {
 	return serve(upg, server, func() error { return server.Serve(listener) })
@@ -84,11 +83,10 @@ func Handler(upg *shellflip.Upgrader, handler http.Handler) http.Handler {
 	})
 }
 
-// Shutdown ends servers with http.Server.Shutdown, and closes them at the drain deadline: then it returns
-// context.DeadlineExceeded. Call it when Exit is closed.
+// Shutdown ends servers with http.Server.Shutdown, and closes them at the drain deadline, or when a second stop cuts
+// the drain short: then it returns context.DeadlineExceeded. Call it when Exit is closed.
 func Shutdown(upg *shellflip.Upgrader, servers ...*http.Server) error {
-	ctx, cancel := context.WithTimeout(context.Background(), upg.Options().DrainTimeout)
-	defer cancel()
+	ctx := upg.DrainContext()
 	ended := make(chan error, len(servers))
 	for _, server := range servers {
 		go func(server *http.Server) { ended <- server.Shutdown(ctx) }(server)

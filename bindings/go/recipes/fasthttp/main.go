@@ -31,10 +31,10 @@ func ending(upg *shellflip.Upgrader, handler fasthttp.RequestHandler) fasthttp.R
 	}
 }
 
-// drain returns when the server's connections have ended, at the latest at the drain deadline.
+// drain returns when the server's connections have ended, at the latest at the drain deadline, or when a second stop
+// cuts the drain short.
 func drain(upg *shellflip.Upgrader, server *fasthttp.Server) error {
-	ctx, cancel := context.WithTimeout(context.Background(), upg.Options().DrainTimeout)
-	defer cancel()
+	ctx := upg.DrainContext()
 	idle, end := context.WithTimeout(ctx, upg.Options().IdleGrace)
 	_ = upg.Drain(idle)
 	end()

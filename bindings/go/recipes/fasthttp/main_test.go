@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -51,5 +53,36 @@ func TestFasthttpRequestsSurviveUpgrades(t *testing.T) {
 		t.Errorf("%d of %d requests failed: %v", said.Failed, said.Sent, said.FirstFailures)
 	}
 	t.Logf("%d requests", said.Sent)
+	running.Stop(pid)
+}
+
+func TestASecondStopDoesNotWaitForHalfARequest(t *testing.T) {
+	address := server.FreePort(t)
+	running := server.Start(t, address)
+	pid := running.Serving(0)
+	ask := func(conn net.Conn) string {
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		answer := make([]byte, 4096)
+		n, err := conn.Read(answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(answer[:n])
+	}
+	var conns [2]net.Conn
+	for i := range conns {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ask(conn) // so that it was accepted
+		conns[i] = conn
+	}
+	fmt.Fprint(conns[0], "GET / HTTP/1.1\r\n")
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	running.WaitUntil("the first stop", func() bool { return strings.Contains(ask(conns[1]), "Connection: close") })
 	running.Stop(pid)
 }

@@ -1,7 +1,8 @@
 // A gRPC server (grpc-go) that is replaced without a failed call.
 //
 // GracefulStop tells every client to go (GOAWAY), which then connects to the successor, and waits for the calls that
-// are being answered. It has no time limit of its own: Stop ends it at the drain deadline.
+// are being answered. It has no time limit of its own: Stop ends it at the drain deadline, or when a second
+// stop cuts the drain short.
 //
 // Usage: grpc [ADDRESS]
 package main
@@ -10,7 +11,6 @@ import (
 	"log"
 	"os"
 	"syscall"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -48,7 +48,9 @@ func main() {
 	}
 	log.Printf("pid %d, generation %d: serving", os.Getpid(), upg.Generation())
 	<-upg.Exit()
-	late := time.AfterFunc(upg.Options().DrainTimeout, server.Stop)
+	go func() {
+		<-upg.DrainContext().Done()
+		server.Stop()
+	}()
 	server.GracefulStop()
-	late.Stop()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
@@ -69,5 +70,29 @@ func TestGRPCCallsSurviveUpgrades(t *testing.T) {
 	cancel()
 	clients.Wait()
 	t.Logf("%d calls", answered.Load())
+	running.Stop(pid)
+}
+
+func TestASecondStopDoesNotWaitForAStream(t *testing.T) {
+	address := server.FreePort(t)
+	running := server.Start(t, address)
+	pid := running.Serving(0)
+	channel, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer channel.Close()
+	// It says how the server is, and goes on.
+	stream, err := grpc_health_v1.NewHealthClient(channel).Watch(context.Background(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	running.WaitUntil("the first stop", func() bool { return channel.GetState() != connectivity.Ready })
 	running.Stop(pid)
 }

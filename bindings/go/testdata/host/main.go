@@ -80,6 +80,9 @@ func options() shellflip.Options {
 		PIDFile:        os.Getenv("PID_FILE"),
 		ControlSocket:  os.Getenv("CONTROL"),
 	}
+	if seconds := number("KEEP_ALIVE_S"); seconds != 0 {
+		options.ListenConfig = &net.ListenConfig{KeepAlive: time.Duration(seconds) * time.Second}
+	}
 	if os.Getenv("REFUSE") != "" {
 		options.Starting = func(requester string) error {
 			switch why := told("REFUSE"); why {
@@ -162,7 +165,9 @@ func main() {
 	}
 	served := make(chan error)
 	var ready atomic.Bool
-	server := &http.Server{Handler: mux(&ready)}
+	server := &http.Server{Handler: mux(&ready), ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connection{}, conn)
+	}}
 	go func() {
 		if os.Getenv("TLS") != "" {
 			served <- fliphttp.ServeTLS(upg, server, listener, os.Getenv("TLS")+"/cert", os.Getenv("TLS")+"/key")
@@ -192,6 +197,25 @@ func main() {
 	log.Printf("pid %d %v", os.Getpid(), upg.Reason())
 }
 
+// connection is under what a request's context has its connection.
+type connection struct{}
+
+// keepAlive is what getsockopt says of a connection: SO_KEEPALIVE, and after how many seconds.
+func keepAlive(r *http.Request) interface{} {
+	var on, idle int
+	raw, err := r.Context().Value(connection{}).(syscall.Conn).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			on, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+			idle, _ = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE)
+		})
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return []int{on, idle}
+}
+
 func mux(ready *atomic.Bool) http.Handler {
 	mux := http.NewServeMux()
 	say := func(path string, answer func(*http.Request) interface{}) {
@@ -205,7 +229,18 @@ func mux(ready *atomic.Bool) http.Handler {
 		time.Sleep(time.Duration(ms) * time.Millisecond)
 		fmt.Fprint(w, "slow ", os.Getpid())
 	})
+	mux.HandleFunc("/hang", func(http.ResponseWriter, *http.Request) {
+		log.Println("hanging")
+		select {}
+	})
+	mux.HandleFunc("/download", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "begun ")
+		w.(http.Flusher).Flush()
+		<-upg.Exit()
+		fmt.Fprint(w, "ended")
+	})
 	say("/upgrade", func(*http.Request) interface{} { return resultOf(upg.Upgrade()) })
+	say("/keepalive", keepAlive)
 	say("/state", func(*http.Request) interface{} { return state })
 	say("/environ", func(*http.Request) interface{} {
 		child, _ := exec.Command("env").Output()
