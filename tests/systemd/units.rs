@@ -129,7 +129,7 @@ pub fn the_doctor_finds_each_setting_that_loses_the_service_and_nothing_in_the_r
     let deaf =
         "ExecStart=\nExecStart=/usr/bin/env -u NOTIFY_SOCKET /usr/local/bin/server tcp://127.0.0.1:8080";
     for (settings, code) in [
-        ("Type=simple", "unit-type"),
+        ("Type=simple\nNotifyAccess=none\nWatchdogSec=0\nFileDescriptorStoreMax=0", "unit-type"),
         ("NotifyAccess=all", "unit-notify-access"),
         ("KillMode=mixed", "unit-kill-mode"),
         ("PIDFile=/run/server/pid", "unit-pid-file"),
