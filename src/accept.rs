@@ -92,6 +92,7 @@ impl Flip {
         };
         // What follows waits, and so has cancellation points.
         let _not_cancelled = NotCancelled::begin();
+        let waits = !is_over(deadline);
         let failed = |errno| Error::system("cannot accept", errno);
         // First: an inherited listener that blocks is changed when flip_ready returns.
         self.wait_until_ready(deadline)?;
@@ -115,7 +116,7 @@ impl Flip {
             }
             match retry(errno as i32) {
                 // Not EPERM, which may be a firewall's word on this one connection.
-                Retry::Later if errno != Errno::EPERM && is_over(deadline) => return Err(failed(errno)),
+                Retry::Later if errno != Errno::EPERM && !waits => return Err(failed(errno)),
                 Retry::Later => {
                     let soon = Instant::now() + EXHAUSTED;
                     let until = deadline.map_or(soon, |deadline| deadline.min(soon));

@@ -173,7 +173,7 @@ func (f *Fds) Conn(network, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connOf(fd, network+" "+addr)
+	return socketOf(fd, "connection "+network+" "+addr, net.FileConn)
 }
 
 // AddConn passes a connection on, in place of what had this network and addr before. It stays the caller's.
@@ -267,7 +267,7 @@ func (f *Fds) inheritedPacketConn(network, addr string) (net.PacketConn, error) 
 	if err != nil || fd == 0 {
 		return nil, err
 	}
-	conn, err := packetConnOf(fd, network+" "+addr)
+	conn, err := socketOf(fd, "packet connection "+network+" "+addr, net.FilePacketConn)
 	if err != nil {
 		return nil, err
 	}
@@ -289,48 +289,25 @@ func (f *Fds) claim(name, address string) (uintptr, error) {
 }
 
 func (f *Fds) listenerOf(fd uintptr, what string, keep keep) (net.Listener, error) {
-	var inner net.Listener
-	err := withFile(fd, what, func(file *os.File) (err error) {
-		inner, err = net.FileListener(file)
-		return err
-	})
+	inner, err := socketOf(fd, "listener on "+what, net.FileListener)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use what was inherited as listener on %s: %w", what, err)
+		return nil, err
 	}
 	keepPath(inner)
 	return f.wrap(inner.(Listener), keep), nil
 }
 
-func packetConnOf(fd uintptr, what string) (conn net.PacketConn, err error) {
-	err = withFile(fd, what, func(file *os.File) (err error) {
-		conn, err = net.FilePacketConn(file)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot use what was inherited as packet connection %s: %w", what, err)
-	}
-	return conn, nil
-}
-
-func connOf(fd uintptr, what string) (conn net.Conn, err error) {
-	err = withFile(fd, what, func(file *os.File) (err error) {
-		conn, err = net.FileConn(file)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot use what was inherited as connection %s: %w", what, err)
-	}
-	return conn, nil
-}
-
-// withFile lends a socket as the file that package net wants to see it as, and closes it.
-func withFile(fd uintptr, what string, use func(*os.File) error) error {
+// socketOf makes of a descriptor, which it takes over, what package net makes of a file.
+func socketOf[T any](fd uintptr, what string, made func(*os.File) (T, error)) (socket T, err error) {
 	file, err := socketFile(fd, what)
-	if err != nil {
-		return err
+	if err == nil {
+		defer file.Close()
+		socket, err = made(file)
 	}
-	defer file.Close()
-	return use(file)
+	if err != nil {
+		err = fmt.Errorf("cannot use what was inherited as %s: %w", what, err)
+	}
+	return socket, err
 }
 
 func (f *Fds) take(name string) (*os.File, error) {

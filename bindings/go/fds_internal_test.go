@@ -49,10 +49,10 @@ func TestASharedSocketNeverBlocksWhileItIsInherited(t *testing.T) {
 			return fds.listenerOf(fd, "test", keepNever)
 		}},
 		{"packet connection", descriptor(packets.(syscall.Conn)), func(fd uintptr) (io.Closer, error) {
-			return packetConnOf(fd, "test")
+			return socketOf(fd, "test", net.FilePacketConn)
 		}},
 		{"connection", descriptor(conn.(syscall.Conn)), func(fd uintptr) (io.Closer, error) {
-			return connOf(fd, "test")
+			return socketOf(fd, "test", net.FileConn)
 		}},
 	} {
 		t.Run(one.name, func(t *testing.T) {

@@ -31,7 +31,8 @@ pub(super) struct Inherited {
 pub(super) enum Source {
     /// From our predecessor: ours.
     Ours(OwnedFd),
-    /// From a service manager, in generation 0: left alone until it is claimed.
+    /// From a service manager, in generation 0: left alone until it is claimed, or found to be ours once `flip_init` is
+    /// sure to succeed.
     Foreign(RawFd),
 }
 
