@@ -22,7 +22,9 @@ use std::ffi::{CStr, c_char, c_int};
 /// library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;
 /// the program must be readable for the new user). What belongs to one thread does not: seccomp filters (without
 /// SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and scheduling. Set these before
-/// `flip_init` where the next generation shall start with them; it starts without them otherwise.
+/// `flip_init` where the next generation shall start with them; it starts without them otherwise. A filter that kills
+/// has to allow membarrier(2), which is called as the library is loaded, and capget(2) and prctl(PR_GET_SECCOMP), with
+/// which `flip_ready` finds out what this thread has given up.
 ///
 /// A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
 ///
