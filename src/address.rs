@@ -146,6 +146,18 @@ pub enum Keep {
 }
 
 impl Address {
+    /// Whether a socket that was made or found for it is right for the same text for ever: where it is bound cannot
+    /// change, and nothing else of it does. A path can go, a device can, a zone may lead to another one, and members of
+    /// a `reuseport` group and datagram sockets are told apart by what they are now.
+    pub fn tells_all(&self) -> bool {
+        let settled = match &self.endpoint {
+            Endpoint::Inet { protocol: Protocol::Tcp, host: Host::V6 { zone, .. }, .. } => zone.is_none(),
+            Endpoint::Inet { protocol, .. } => *protocol == Protocol::Tcp,
+            Endpoint::Unix { .. } => false,
+        };
+        settled && self.options.device.is_none() && self.options.reuseport != Some(true)
+    }
+
     /// Reads an address; the error quotes the part that is wrong.
     pub fn parse(text: &[u8]) -> crate::error::Result<Address> {
         parse::address(text)

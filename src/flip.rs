@@ -1,7 +1,6 @@
 //! The handle: what every interface calls. It knows nothing of C, and does little itself: it asks the supervisor and
 //! waits, or reads what the supervisor has published.
 
-use crate::address::Address;
 use crate::channel::Keep;
 use crate::config::Config;
 use crate::control::socket::Sockets;
@@ -15,7 +14,7 @@ use crate::inherit::{self, Inheritance};
 use crate::latch::{Gate, Latch, LateLatch};
 use crate::pid_file::PidFile;
 use crate::program::Overrides;
-use crate::registry::{self, Registry};
+use crate::registry::{self, Asked, Registry};
 use crate::reply::{self, Pending, reply};
 use crate::signals;
 use crate::startup::{self, Startup};
@@ -173,8 +172,8 @@ impl Flip {
                 let (generation, promised) = (upgrade.hello.generation, upgrade.hello.state_promised);
                 // A test makes this process one of a release that knows no such mark.
                 let knows = fault::at("control-mark").is_ok();
-                let (marked, table): (Vec<_>, Vec<_>) =
-                    upgrade.descriptors.into_iter().partition(|(entry, _)| entry.control && knows);
+                let mut table = upgrade.descriptors;
+                let marked: Vec<_> = table.extract_if(.., |(entry, _)| entry.control && knows).collect();
                 control = marked.into_iter().next();
                 let registry = Registry::inherited(table);
                 (Some((upgrade.channel, upgrade.hello)), generation, promised, registry)
@@ -308,8 +307,8 @@ impl Flip {
     /// A listener: inherited where it matches, else bound now. The result is the caller's copy.
     pub fn listen(&self, address: &[u8]) -> Result<OwnedFd> {
         self.alone("flip_listen")?;
-        let address = Address::parse(address)?;
-        let done = lock(&self.0.registry).listen(address);
+        let asked = Asked::parse(address)?;
+        let done = lock(&self.0.registry).listen(asked);
         self.0.listeners_changed();
         done
     }
@@ -317,8 +316,8 @@ impl Flip {
     /// The inheriting half of [`Flip::listen`]: `ENOENT` where nothing matches, never binds.
     pub fn inherit(&self, address: &[u8]) -> Result<OwnedFd> {
         self.alone("flip_inherit")?;
-        let address = Address::parse(address)?;
-        let done = lock(&self.0.registry).inherit(address);
+        let asked = Asked::parse(address)?;
+        let done = lock(&self.0.registry).inherit(asked);
         self.0.listeners_changed();
         done
     }

@@ -235,8 +235,11 @@ fn check_names(environment: &Environment, table: &[TableEntry]) -> Result<()> {
         return Ok(());
     };
     let mut listed = listed.split(|byte| *byte == b':');
-    let agree =
-        table.iter().all(|entry| listed.next().and_then(decode_name).is_some_and(|name| name == entry.name));
+    let is = |listed: &[u8], name: &[u8]| match listed.contains(&b'%') {
+        false => listed == name,
+        true => decode_name(listed).is_some_and(|listed| listed == name),
+    };
+    let agree = table.iter().all(|entry| listed.next().is_some_and(|listed| is(listed, &entry.name)));
     if agree && listed.next().is_none() {
         return Ok(());
     }

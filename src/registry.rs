@@ -14,9 +14,9 @@ use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
 use crate::inherit::{self, Activated};
 use crate::log::{self, Level};
-use crate::socket::{self, Description, PathOwner};
+use crate::socket::{self, PathOwner};
 use crate::sys::fd;
-use claim::{Inherited, Source};
+use claim::{Inherited, Match, Source};
 use entries::Entries;
 use nix::errno::Errno;
 use std::collections::VecDeque;
@@ -57,6 +57,8 @@ struct Entry {
     keep: Keep,
     /// What the host asked for; none for what it added or took.
     address: Option<Address>,
+    /// The same in the host's words, where [`Address::tells_all`].
+    written: Option<Box<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,23 @@ struct Closed {
     path: PathOwner,
     bound_here: bool,
     _inode: Option<OwnedFd>,
+}
+
+/// What the host asks a socket for.
+#[derive(Debug)]
+pub struct Asked {
+    address: Address,
+    /// Its text, where [`Address::tells_all`].
+    written: Option<Box<[u8]>>,
+}
+
+impl Asked {
+    /// For this address.
+    pub fn parse(text: &[u8]) -> Result<Asked> {
+        let address = Address::parse(text)?;
+        let written = address.tells_all().then(|| text.into());
+        Ok(Asked { address, written })
+    }
 }
 
 /// One that is passed on, for the status.
@@ -129,20 +148,20 @@ impl Registry {
     }
 
     /// The inherited socket where one matches, else a new one. Returns the caller's copy.
-    pub fn listen(&mut self, address: Address) -> Result<OwnedFd> {
-        let name = self.free_name(&address)?;
-        match self.find(&name, &address)? {
-            Some((index, is)) => self.adopt(name, index, &is, address),
-            None => self.bind(name, address),
+    pub fn listen(&mut self, asked: Asked) -> Result<OwnedFd> {
+        let name = self.free_name(&asked.address)?;
+        match self.find(&name, &asked)? {
+            Some(found) => self.adopt(name, found, asked),
+            None => self.bind(name, asked),
         }
     }
 
     /// The inheriting half of [`Registry::listen`].
-    pub fn inherit(&mut self, address: Address) -> Result<OwnedFd> {
-        let name = self.free_name(&address)?;
-        match self.find(&name, &address)? {
-            Some((index, is)) => self.adopt(name, index, &is, address),
-            None => Err(Error::NotFound(format!("nothing was inherited for {address}"))),
+    pub fn inherit(&mut self, asked: Asked) -> Result<OwnedFd> {
+        let name = self.free_name(&asked.address)?;
+        match self.find(&name, &asked)? {
+            Some(found) => self.adopt(name, found, asked),
+            None => Err(Error::NotFound(format!("nothing was inherited for {}", asked.address))),
         }
     }
 
@@ -210,40 +229,42 @@ impl Registry {
         Ok(free.unwrap_or(name))
     }
 
-    fn adopt(&mut self, name: Vec<u8>, index: usize, is: &Description, address: Address) -> Result<OwnedFd> {
+    fn adopt(&mut self, name: Vec<u8>, found: Match, asked: Asked) -> Result<OwnedFd> {
+        let (index, address) = (found.index, &asked.address);
         let fd = self.unclaimed[index].borrow();
-        let mut listens_later = address.accepts() && !is.listening;
+        let mut listens_later = address.accepts() && !found.listening;
         if matches!(self.unclaimed[index].source, Source::Foreign(_)) {
             // Nobody serves it yet. In an upgrade the predecessor does, and may block on it: then it waits for flip_ready.
             socket::set_nonblocking_once(fd)?;
         }
         if listens_later && !self.waiting {
-            socket::listen(fd, &address)?;
+            socket::listen(fd, address)?;
             listens_later = false;
         }
-        let (copy, inherited) = self.claim(index, &address)?;
+        let (copy, inherited) = self.claim(index, address)?;
         let path = inherited.path.clone();
         let fd = inherited.own();
-        let entry = Entry::listener(name, fd, address);
+        let entry = Entry::listener(name, fd, asked);
         let keep = entry.keep;
         self.entries.push(Entry { path, listens_later, ..entry });
         note_kept(keep);
         Ok(copy)
     }
 
-    fn bind(&mut self, name: Vec<u8>, address: Address) -> Result<OwnedFd> {
+    fn bind(&mut self, name: Vec<u8>, asked: Asked) -> Result<OwnedFd> {
+        let address = &asked.address;
         self.open(|| format!("cannot listen on {address}"))?;
         // The kernel would queue a share of the running address on a process that may yet fail.
-        let later = self.is_group(&address);
+        let later = self.is_group(address);
         let bound = match later {
-            true => socket::bind(&address),
-            false => socket::bind_and_listen(&address),
+            true => socket::bind(address),
+            false => socket::bind_and_listen(address),
         };
-        let bound = bound.map_err(|error| self.in_the_way(error, &address))?;
-        match copy_for_the_caller(&bound.fd, &address) {
+        let bound = bound.map_err(|error| self.in_the_way(error, address))?;
+        match copy_for_the_caller(&bound.fd, address) {
             Ok(copy) => {
                 let (path, bound_here, listens_later) = (bound.path, true, later);
-                let entry = Entry::listener(name, bound.fd, address);
+                let entry = Entry::listener(name, bound.fd, asked);
                 let keep = entry.keep;
                 self.entries.push(Entry { path, bound_here, listens_later, ..entry });
                 note_kept(keep);
@@ -290,6 +311,7 @@ impl Registry {
             owner: entry.path.clone(),
             keep: entry.keep,
             control: false,
+            address: entry.written.as_deref().map(<[u8]>::to_vec),
         };
         self.entries.iter().map(entry).collect()
     }
@@ -415,13 +437,14 @@ pub fn any_kept() -> bool {
 }
 
 impl Entry {
-    fn listener(name: Vec<u8>, fd: OwnedFd, address: Address) -> Entry {
+    fn listener(name: Vec<u8>, fd: OwnedFd, asked: Asked) -> Entry {
+        let Asked { address, written } = asked;
         let keep = match address.options.keep {
             None => Keep::None,
             Some(address::Keep::Stop) => Keep::Stop,
             Some(address::Keep::Always) => Keep::Always,
         };
-        Entry { keep, address: Some(address), ..Entry::added(name, fd, true) }
+        Entry { keep, address: Some(address), written, ..Entry::added(name, fd, true) }
     }
 
     fn added(name: Vec<u8>, fd: OwnedFd, listener: bool) -> Entry {
@@ -434,6 +457,7 @@ impl Entry {
             listener,
             keep: Keep::None,
             address: None,
+            written: None,
         }
     }
 }

@@ -10,7 +10,7 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-pub use describe::{Description, describe, is_listener, matching, may_share_port};
+pub use describe::{Description, accepts, describe, is_listener, matching, may_share_port};
 pub use options::apply_live;
 pub use path::PathOwner;
 

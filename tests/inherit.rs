@@ -384,6 +384,7 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
             owner: Some(owner),
             keep: Keep::Stop,
             control: false,
+            address: None,
         };
         let plain = |name: &str| TableEntry {
             name: name.into(),
@@ -391,6 +392,7 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
             owner: None,
             keep: Keep::None,
             control: false,
+            address: None,
         };
         let mut table = vec![unix, plain("b:\n")];
         table.extend((0..further).map(|n| plain(&format!("{n:0250}"))));

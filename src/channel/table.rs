@@ -1,7 +1,7 @@
 //! The table of descriptors in HELLO: what the descriptors from 3 on are, in their order. Part of the record when
 //! it is small, in a sealed memfd when it is not; the bytes are the same. Called by [`super::message`].
 
-use super::wire::{Field, Fields, Parsed, Writer, once, required};
+use super::wire::{FIELD_HEADER, Field, Fields, Parsed, Writer, once, required};
 use crate::name_set::NameSet;
 use crate::socket::PathOwner;
 use crate::sys::{fd, memfd};
@@ -32,10 +32,13 @@ pub struct TableEntry {
     pub keep: Keep,
     /// It is the library's control socket, and no business of the host's.
     pub control: bool,
+    /// The address that it was asked for with, byte for byte, where the same bytes find it again without a comparison.
+    pub address: Option<Vec<u8>>,
 }
 
 const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 4096;
+const MAX_ADDRESS: usize = 4096;
 /// A table in a memfd is not longer: 50,000 entries with the longest names.
 const MAX_TABLE: u64 = 16 * 1024 * 1024;
 
@@ -48,11 +51,15 @@ const OWNER_PATH: u16 = 20;
 const OWNER_DEV: u16 = 21;
 const OWNER_INO: u16 = 22;
 const CONTROL: u16 = 23;
+const ADDRESS: u16 = 27;
 
 /// The table as fields, or which entry cannot be sent.
 pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
     debug_assert!(check_unique(table).is_ok(), "the registry gives each its own");
-    let mut out = Writer::default();
+    /// What the fields of most entries take beside these texts.
+    const REST: usize = 48;
+    let text = |entry: &TableEntry| entry.name.len() + entry.address.as_ref().map_or(0, Vec::len);
+    let mut out = Writer(Vec::with_capacity(table.iter().map(|entry| text(entry) + REST).sum()));
     for entry in table {
         check(entry)?;
         out.nested(ENTRY, |entry_out| {
@@ -73,6 +80,10 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
             if entry.control {
                 entry_out.field(CONTROL, &[1]);
             }
+            // Not critical: who does not know it compares.
+            if let Some(address) = &entry.address {
+                entry_out.field(ADDRESS, address);
+            }
         });
     }
     if out.0.len() as u64 > MAX_TABLE {
@@ -85,7 +96,7 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
 pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
     let (mut name, mut listener, mut keep) = (None, None, None);
     let (mut path, mut dev, mut ino) = (None, None, None);
-    let mut control = None;
+    let (mut control, mut address) = (None, None);
     let mut fields = Fields::new(field.value);
     while let Some(field) = fields.next_field()? {
         match field.tag {
@@ -96,6 +107,7 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
             OWNER_DEV => once(&mut dev, "device number", field.u64("device number")?)?,
             OWNER_INO => once(&mut ino, "inode number", field.u64("inode number")?)?,
             CONTROL => once(&mut control, "control mark", field.bool("control mark")?)?,
+            ADDRESS => once(&mut address, "address", field.value.to_vec())?,
             _ => field.skip()?,
         }
     }
@@ -116,6 +128,7 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
         owner,
         keep,
         control: control.unwrap_or(false),
+        address,
     };
     check(&entry)?;
     Ok(entry)
@@ -134,7 +147,9 @@ pub fn read(memfd: &OwnedFd, size: u64) -> Parsed<Vec<TableEntry>> {
         .ok()
         .and_then(|size| fd::read_from_start(memfd.as_fd(), size).ok())
         .ok_or("its table of descriptors cannot be read")?;
-    let mut table = Vec::new();
+    /// The fields that each has, with a name of one byte.
+    const SHORTEST: usize = 4 * FIELD_HEADER + 3;
+    let mut table = Vec::with_capacity(bytes.len() / SHORTEST);
     let mut fields = Fields::new(&bytes);
     while let Some(field) = fields.next_field()? {
         match field.tag {
@@ -162,6 +177,9 @@ pub fn check_unique(table: &[TableEntry]) -> Parsed<()> {
 fn check(entry: &TableEntry) -> Parsed<()> {
     if !(1..=MAX_NAME).contains(&entry.name.len()) {
         return Err(format!("a name has {} bytes, 1 to {MAX_NAME} are allowed", entry.name.len()));
+    }
+    if let Some(length) = entry.address.as_ref().map(Vec::len).filter(|&length| length > MAX_ADDRESS) {
+        return Err(format!("an address has {length} bytes, {MAX_ADDRESS} is the most"));
     }
     if let Some(owner) = &entry.owner {
         let path = &owner.path;

@@ -27,7 +27,14 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
 }
 
 fn entry(name: &[u8]) -> TableEntry {
-    TableEntry { name: name.to_vec(), listener: false, owner: None, keep: Keep::None, control: false }
+    TableEntry {
+        name: name.to_vec(),
+        listener: false,
+        owner: None,
+        keep: Keep::None,
+        control: false,
+        address: None,
+    }
 }
 
 fn hello(table: Vec<TableEntry>) -> Hello {
@@ -45,7 +52,9 @@ fn hello(table: Vec<TableEntry>) -> Hello {
 fn documented_hello() -> Hello {
     let path = PathOwner { path: "/run/a.sock".into(), dev: 26, ino: 5150 };
     let unix = TableEntry { listener: true, owner: Some(path), keep: Keep::Always, ..entry(b"health") };
-    hello(vec![TableEntry { listener: true, ..entry(b"tcp://127.0.0.1:8080") }, unix, entry(b"\xff:data")])
+    let address = Some(b"tcp://127.0.0.1:8080?backlog=16".into());
+    let tcp = TableEntry { listener: true, address, ..entry(b"tcp://127.0.0.1:8080") };
+    hello(vec![tcp, unix, entry(b"\xff:data")])
 }
 
 /// Block `name` of docs/protocol.md: a code block with the info string `golden NAME`, bytes in hexadecimal,
@@ -125,10 +134,13 @@ const HELLO: &str = "
     05 00 00 00 08 00 00 00 00 3c 53 4c 10 00 00 00
     06 00 00 00 01 00 00 00 01
     07 00 00 00 1c 00 00 00 03 00 00 00 04 00 00 00 5c 12 00 00 04 00 00 00 08 00 00 00 90 b2 5b 07 00 00 00 00
-    10 00 00 00 2e 00 00 00
+    10 00 00 00 55 00 00 00
       11 00 00 00 14 00 00 00 74 63 70 3a 2f 2f 31 32 37 2e 30 2e 30 2e 31 3a 38 30 38 30
       12 00 00 00 01 00 00 00 01
       13 00 00 00 01 00 00 00 00
+      1b 00 00 00 1f 00 00 00
+        74 63 70 3a 2f 2f 31 32 37 2e 30 2e 30 2e 31 3a 38 30 38 30
+        3f 62 61 63 6b 6c 6f 67 3d 31 36
     10 00 00 00 53 00 00 00
       11 00 00 00 06 00 00 00 68 65 61 6c 74 68
       12 00 00 00 01 00 00 00 01

@@ -177,8 +177,12 @@ impl Writer {
 
     /// Adds a field that consists of fields.
     pub fn nested(&mut self, tag: u16, fill: impl FnOnce(&mut Writer)) {
-        let mut inner = Writer::default();
-        fill(&mut inner);
-        self.field(tag, &inner.0);
+        self.field(tag, &[]);
+        let start = self.0.len();
+        fill(self);
+        let length = (self.0.len() - start) as u32;
+        debug_assert!(length as usize <= MAX_RECORD);
+        // The length is the last part of the header.
+        self.0[start - 4..start].copy_from_slice(&length.to_le_bytes());
     }
 }

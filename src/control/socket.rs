@@ -85,8 +85,14 @@ impl Sockets {
         let taken = |name: &[u8]| others.iter().any(|entry| entry.name == name);
         let further = (2u32..).map(|n| [NAME, format!("#{n}").as_bytes()].concat());
         let name = std::iter::once(NAME.to_vec()).chain(further).find(|name| !taken(name))?;
-        let entry =
-            TableEntry { name, listener: true, owner: socket.path.clone(), keep: Keep::None, control: true };
+        let entry = TableEntry {
+            name,
+            listener: true,
+            owner: socket.path.clone(),
+            keep: Keep::None,
+            control: true,
+            address: None,
+        };
         Some((entry, Arc::clone(&socket.listener)))
     }
 

@@ -2,7 +2,7 @@
 //! socket is.
 
 use super::store::given_back;
-use super::{Registry, copy_for_the_caller};
+use super::{Asked, Registry, copy_for_the_caller};
 use crate::address::{Address, Endpoint, Host, quote};
 use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Result};
@@ -25,6 +25,15 @@ pub(super) struct Inherited {
     pub named: bool,
     /// Its name in the manager's store, if it came from there.
     pub in_store: Option<String>,
+    /// With this text our predecessor was asked for it.
+    pub written: Option<Vec<u8>>,
+}
+
+/// One of what is unclaimed that fits.
+pub(super) struct Match {
+    pub index: usize,
+    /// It accepts connections.
+    pub listening: bool,
 }
 
 #[derive(Debug)]
@@ -42,7 +51,15 @@ impl From<Activated> for Inherited {
             return given_back(one, known);
         }
         let source = Source::Foreign(one.number);
-        Inherited { name: one.name, source, path: None, keep: Keep::None, named: one.named, in_store: None }
+        Inherited {
+            name: one.name,
+            source,
+            path: None,
+            keep: Keep::None,
+            named: one.named,
+            in_store: None,
+            written: None,
+        }
     }
 }
 
@@ -50,7 +67,8 @@ impl From<(TableEntry, OwnedFd)> for Inherited {
     fn from((entry, fd): (TableEntry, OwnedFd)) -> Inherited {
         let source = Source::Ours(fd);
         let (path, keep) = (entry.owner, entry.keep);
-        Inherited { name: entry.name, source, path, keep, named: true, in_store: None }
+        let written = entry.address;
+        Inherited { name: entry.name, source, path, keep, named: true, in_store: None, written }
     }
 }
 
@@ -78,16 +96,27 @@ impl Inherited {
     pub fn describe(&self) -> Option<Description> {
         socket::describe(self.borrow()).ok()
     }
+
+    /// Whether it is what the address asks for, and listens. Where the predecessor was asked for it in the same words
+    /// it has compared already, and one question is left: a server may have thousands of them.
+    fn fits(&self, asked: &Asked, by_name: bool) -> Result<Option<bool>> {
+        let same = asked.written.is_some() && self.written.as_deref() == asked.written.as_deref();
+        if same && socket::accepts(self.borrow()) {
+            return Ok(Some(true));
+        }
+        let is = socket::matching(self.borrow(), &asked.address, by_name)?;
+        Ok(is.map(|is| is.listening))
+    }
 }
 
 impl Registry {
-    /// The index of the match among what is unclaimed, and what it is.
-    pub(super) fn find(&self, name: &[u8], address: &Address) -> Result<Option<(usize, Description)>> {
+    /// The match among what is unclaimed.
+    pub(super) fn find(&self, name: &[u8], asked: &Asked) -> Result<Option<Match>> {
         for by_name in [true, false] {
             for (index, inherited) in self.unclaimed.iter().enumerate() {
                 let candidate = !by_name || (inherited.named && inherited.name == name);
-                if candidate && let Some(is) = socket::matching(inherited.borrow(), address, by_name)? {
-                    return Ok(Some((index, is)));
+                if candidate && let Some(listening) = inherited.fits(asked, by_name)? {
+                    return Ok(Some(Match { index, listening }));
                 }
             }
         }
@@ -97,14 +126,15 @@ impl Registry {
     /// A socket for the library itself that a service manager has passed for this address, listening and
     /// non-blocking.
     pub fn claim_for_library(&mut self, address: &Address) -> Result<Option<OwnedFd>> {
-        let Some((index, is)) = self.find(&address.name(), address)? else { return Ok(None) };
-        if !matches!(self.unclaimed[index].source, Source::Foreign(_)) {
+        let asked = Asked { address: address.clone(), written: None };
+        let Some(found) = self.find(&address.name(), &asked)? else { return Ok(None) };
+        if !matches!(self.unclaimed[found.index].source, Source::Foreign(_)) {
             return Ok(None);
         }
-        let (_, inherited) = self.claim(index, address)?;
+        let (_, inherited) = self.claim(found.index, address)?;
         let fd = inherited.own();
         socket::set_nonblocking_once(fd.as_fd())?;
-        if !is.listening {
+        if !found.listening {
             socket::listen(fd.as_fd(), address)?;
         }
         Ok(Some(fd))
@@ -157,5 +187,83 @@ fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
         }
         (Endpoint::Unix { name, .. }, Endpoint::Unix { name: other, .. }) => name == other,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(text: &str) -> OwnedFd {
+        socket::bind_and_listen(&Address::parse(text.as_bytes()).unwrap()).unwrap().fd
+    }
+
+    /// A successor's registry with one socket, which its predecessor was asked for as `written`.
+    fn inherited(fd: OwnedFd, written: &str) -> Registry {
+        let entry = TableEntry {
+            name: b"web".into(),
+            listener: true,
+            owner: None,
+            keep: Keep::None,
+            control: false,
+            address: Some(written.into()),
+        };
+        Registry::inherited(vec![(entry, fd)])
+    }
+
+    fn ask(registry: &mut Registry, text: &str) -> Result<OwnedFd> {
+        registry.inherit(Asked::parse(text.as_bytes()).unwrap())
+    }
+
+    /// A comparison would refuse these: it is not made.
+    #[test]
+    fn what_the_predecessor_was_asked_for_in_the_same_words_is_not_compared_again() {
+        let fd = bound("tcp://127.0.0.1:0");
+        let is = fd::inode(fd.as_fd());
+        let mut registry = inherited(fd, "tcp://127.0.0.1:9?name=web");
+        let claimed = ask(&mut registry, "tcp://127.0.0.1:9?name=web").unwrap();
+        assert_eq!(fd::inode(claimed.as_fd()), is);
+        let [entry] = registry.table().try_into().unwrap();
+        assert_eq!(entry.address.as_deref(), Some(&b"tcp://127.0.0.1:9?name=web"[..]));
+    }
+
+    #[test]
+    fn other_words_for_it_are_compared() {
+        let fd = bound("tcp://127.0.0.1:0");
+        let port = match socket::describe(fd.as_fd()).unwrap().endpoint() {
+            Some(Endpoint::Inet { port, .. }) => port,
+            other => panic!("{other:?}"),
+        };
+        let mut registry = inherited(fd, "tcp://127.0.0.1:9?name=web");
+        for other in ["tcp://localhost:9?name=web", "tcp://127.0.0.1:9", "tcp://127.0.0.1:9?name=api"] {
+            assert_eq!(ask(&mut registry, other).unwrap_err().errno(), Errno::ENOENT, "{other}");
+        }
+        ask(&mut registry, &format!("tcp://localhost:{port}?name=web")).unwrap();
+    }
+
+    #[test]
+    fn one_that_does_not_listen_any_more_is_compared() {
+        let fd = socket::bind(&Address::parse(b"tcp://127.0.0.1:0").unwrap()).unwrap().fd;
+        let mut registry = inherited(fd, "tcp://127.0.0.1:9?name=web");
+        let refused = ask(&mut registry, "tcp://127.0.0.1:9?name=web").unwrap_err();
+        assert_eq!(refused.errno(), Errno::ENOENT);
+    }
+
+    #[test]
+    fn the_words_are_kept_only_where_nothing_that_they_say_can_change() {
+        let kept = |text: &str| Asked::parse(text.as_bytes()).unwrap().written.is_some();
+        for settled in ["tcp://127.0.0.1:80", "tcp://:80?keep=stop", "tcp://[::1]:80?v6only=1&name=a"] {
+            assert!(kept(settled), "{settled}");
+        }
+        for open in [
+            "tcp://[fe80::1%25lo]:80",
+            "tcp://127.0.0.1:80?device=lo",
+            "tcp://127.0.0.1:80?reuseport=1",
+            "udp://127.0.0.1:80",
+            "unix:///run/a",
+            "unix:@a",
+        ] {
+            assert!(!kept(open), "{open}");
+        }
     }
 }

@@ -68,6 +68,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Asked;
     use super::*;
     use crate::channel::{Keep, TableEntry};
     use crate::sys::net;
@@ -83,10 +84,12 @@ mod tests {
             owner: None,
             keep: Keep::None,
             control: false,
+            address: None,
         };
         let mut registry = Registry::inherited(vec![(entry, first.fd)]);
         registry.take(b"first").unwrap();
-        let further = registry.listen(parse(&format!("{endpoint}?reuseport=1"))).unwrap();
+        let further = Asked::parse(format!("{endpoint}?reuseport=1").as_bytes()).unwrap();
+        let further = registry.listen(further).unwrap();
         assert!(!net::is_tcp_listener(further.as_fd()).unwrap());
         registry.listen_further().unwrap();
         assert!(net::is_tcp_listener(further.as_fd()).unwrap());

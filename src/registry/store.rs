@@ -55,7 +55,15 @@ pub(super) fn given_back(one: Activated, known: Known) -> Inherited {
     let in_store = Some(String::from_utf8_lossy(&one.name).into_owned());
     let named = known.name.is_some();
     let name = known.name.unwrap_or(one.name);
-    Inherited { name, source: Source::Foreign(one.number), path, keep: Keep::None, named, in_store }
+    Inherited {
+        name,
+        source: Source::Foreign(one.number),
+        path,
+        keep: Keep::None,
+        named,
+        in_store,
+        written: None,
+    }
 }
 
 #[cfg(test)]

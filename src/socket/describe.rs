@@ -85,6 +85,11 @@ pub fn is_listener(fd: BorrowedFd<'_>) -> Result<bool> {
         .is_some_and(|is| is.listening || (is.kind == libc::SOCK_DGRAM && is.is_bound() && !is.connected)))
 }
 
+/// Whether it accepts connections: the cheapest of all questions.
+pub fn accepts(fd: BorrowedFd<'_>) -> bool {
+    net::option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|does| does != 0)
+}
+
 /// False: it is in no `reuseport` group. True: [`describe`] knows.
 pub fn may_share_port(fd: BorrowedFd<'_>) -> bool {
     net::option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|is| is != 0)

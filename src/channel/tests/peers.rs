@@ -66,12 +66,19 @@ fn a_thousand_long_names_and_two_hundred_drainers_cross_in_one_hello() {
     assert_eq!(error.to_string(), "cannot hand over: 201 older generations still drain, 200 is the most");
 }
 
-/// To a release that knows no control socket it is one more listener, with a path that goes when nobody claims it.
+/// To a release that knows no control socket it is one more listener, with a path that goes when nobody claims it; one
+/// that knows no address in the table compares.
 #[test]
-fn the_mark_of_the_control_socket_may_be_skipped() {
+fn the_mark_of_the_control_socket_and_the_address_may_be_skipped() {
     let owner = PathOwner { path: b"/run/a.ctl".to_vec(), dev: 1, ino: 2 };
-    let marked =
-        TableEntry { listener: true, owner: Some(owner), control: true, ..entry(b"shellflip-control") };
+    let address = Some(b"tcp://127.0.0.1:80".to_vec());
+    let marked = TableEntry {
+        listener: true,
+        owner: Some(owner),
+        control: true,
+        address,
+        ..entry(b"shellflip-control")
+    };
     let Writer(bytes) = table::encode(std::slice::from_ref(&marked)).unwrap();
     let entry = Fields::new(&bytes).next_field().unwrap().unwrap();
     assert_eq!(table::decode_entry(&entry), Ok(marked.clone()));
@@ -79,15 +86,15 @@ fn the_mark_of_the_control_socket_may_be_skipped() {
     let mut fields = Fields::new(entry.value);
     let mut skipped = 0;
     while let Some(field) = fields.next_field().unwrap() {
-        // 23 is CONTROL in docs/protocol.md.
+        // CONTROL and ADDRESS in docs/protocol.md.
         match field.tag {
-            23 => skipped += usize::from(field.skip().is_ok()),
+            23 | 27 => skipped += usize::from(field.skip().is_ok()),
             tag => known.field(tag, field.value),
         }
     }
-    assert_eq!(skipped, 1);
+    assert_eq!(skipped, 2);
     let older = Field { value: &known.0, ..entry };
-    assert_eq!(table::decode_entry(&older), Ok(TableEntry { control: false, ..marked }));
+    assert_eq!(table::decode_entry(&older), Ok(TableEntry { control: false, address: None, ..marked }));
 }
 
 #[test]
