@@ -59,7 +59,10 @@ def test_nothing_is_accepted_before_ready(flip: Flip) -> None:
 def test_an_event_loop_is_told_that_no_descriptor_is_left(flip: Flip) -> None:
     with flip.listen("tcp://127.0.0.1:0") as listener:
         flip.ready()
+        with pytest.raises(BlockingIOError):
+            listener.accept()  # the first one reads a module
         with kit.connect(address_of(listener)):
+            flip.status()  # answered after what the library opens and closes once it is ready
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             lowest = os.dup(0)
             os.close(lowest)

@@ -150,3 +150,21 @@ def test_shutdown_leaves_a_descriptor_alone_that_was_a_listeners() -> None:
                     os.close(number)
 
     assert asyncio.run(main()) == b"x"
+
+
+def test_the_first_connection_may_take_the_last_descriptor() -> None:
+    code = """
+import os, resource, socket
+from shellflip import Flip
+with Flip(signals=False) as flip, flip.listen("tcp://127.0.0.1:0") as listener:
+    flip.ready()
+    with socket.create_connection(listener.getsockname()) as client:
+        flip.status()  # answered after what the library opens and closes once it is ready
+        last = os.dup(0)
+        os.close(last)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        accepted, _peer = listener.accept()
+        print(accepted.fileno() == last, flip.connections)
+        accepted.close()
+"""
+    assert run(code) == "True 1\n"

@@ -39,15 +39,18 @@ class Listener(socket.socket):
 
     def take(self, timeout_ms: int) -> "Connection | None":
         """A connection, counted; None when none came in time. FlipError with ECANCELED from shutdown on."""
+        kind = self._class()
         result: int = lib.flip_accept(self._handle, self.fileno(), timeout_ms)
         if result == -errno.ETIMEDOUT:
             return None
-        return self._connection(result)
+        return kind(None if self.kept else self._handle, self, check(result))
 
-    def _connection(self, result: int) -> "Connection":
+    @staticmethod
+    def _class() -> "type[Connection]":
+        """Before a connection is taken, which may get the last descriptor: the first time this reads a file."""
         from .connections import Connection
 
-        return Connection(None if self.kept else self._handle, self, check(result))
+        return Connection
 
     def accept(self) -> "tuple[socket.socket, Any]":
         """As socket.accept, and nothing before `ready` has returned and nothing from shutdown on: BlockingIOError.
@@ -55,10 +58,11 @@ class Listener(socket.socket):
         is counted until it is closed."""
         if self._handle is None:
             return super().accept()
+        kind = self._class()
         result: int = lib.flip_accept(self._handle, self.fileno(), 0)
         if result in (-errno.ETIMEDOUT, -errno.ECANCELED):
             raise BlockingIOError(errno.EAGAIN, "no connection waits, or it is not this process's to take")
-        connection = self._connection(result)
+        connection = kind(None if self.kept else self._handle, self, check(result))
         try:
             return connection, connection.getpeername()
         except OSError as error:
