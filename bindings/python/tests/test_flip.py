@@ -62,7 +62,7 @@ def test_an_event_loop_is_told_that_no_descriptor_is_left(flip: Flip) -> None:
         with pytest.raises(BlockingIOError):
             listener.accept()  # the first one reads a module
         with kit.connect(address_of(listener)):
-            flip.status()  # answered after what the library opens and closes once it is ready
+            kit.wait_for("the library rests", kit.library_rests)
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             lowest = os.dup(0)
             os.close(lowest)

@@ -154,12 +154,15 @@ def test_shutdown_leaves_a_descriptor_alone_that_was_a_listeners() -> None:
 
 def test_the_first_connection_may_take_the_last_descriptor() -> None:
     code = """
-import os, resource, socket
+import os, resource, socket, sys
+sys.path.insert(0, os.environ["TESTS"])
+import kit
 from shellflip import Flip
+assert "shellflip.connections" not in sys.modules
 with Flip(signals=False) as flip, flip.listen("tcp://127.0.0.1:0") as listener:
     flip.ready()
     with socket.create_connection(listener.getsockname()) as client:
-        flip.status()  # answered after what the library opens and closes once it is ready
+        kit.wait_for("the library rests", kit.library_rests)
         last = os.dup(0)
         os.close(last)
         resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -167,4 +170,4 @@ with Flip(signals=False) as flip, flip.listen("tcp://127.0.0.1:0") as listener:
         print(accepted.fileno() == last, flip.connections)
         accepted.close()
 """
-    assert run(code) == "True 1\n"
+    assert run(code, TESTS=str(pathlib.Path(__file__).parent)) == "True 1\n"

@@ -69,6 +69,15 @@ impl Proc {
         Some(self.open()?.tasks().ok()?.flatten().count())
     }
 
+    /// Whether the library has done all that it does once the process is ready: its two threads are there, and sleep.
+    pub fn library_rests(self) -> bool {
+        let states = || -> Option<Vec<char>> {
+            let stats = self.open()?.tasks().ok()?.flatten().filter_map(|task| task.stat().ok());
+            Some(stats.filter(|stat| stat.comm == "shellflip").map(|stat| stat.state).collect())
+        };
+        states().is_some_and(|states| states == ['S', 'S'])
+    }
+
     /// How many memory mappings it has.
     pub fn mappings(self) -> Option<usize> {
         Some(self.open()?.maps().ok()?.len())
