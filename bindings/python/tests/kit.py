@@ -61,7 +61,7 @@ def wait_for(what: str, attempt: Callable[[], T | None], seconds: float = 20) ->
 
 
 def library_rests() -> bool:
-    """Whether the library has done all that it does once this process is ready: its two threads are there, and sleep."""
+    """Whether the library has done all that it does once this process is ready: its two threads sleep."""
     stats = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/stat")]
     states = [stat.rpartition(") ")[2][0] for stat in stats if "(shellflip)" in stat]
     return states == ["S", "S"]
