@@ -44,7 +44,7 @@ pub struct Registry {
 /// Passed on.
 #[derive(Debug)]
 struct Entry {
-    name: Vec<u8>,
+    name: Arc<[u8]>,
     /// Shared with a spawn that is under way.
     fd: Arc<OwnedFd>,
     path: Option<PathOwner>,
@@ -55,10 +55,12 @@ struct Entry {
     listens_later: bool,
     listener: bool,
     keep: Keep,
-    /// What the host asked for; none for what it added or took.
-    address: Option<Address>,
+    /// Asked for by an address, and not added or taken: its flags are the library's to set.
+    asked: bool,
+    /// That address, while something is to be done with it: [`socket::changes_live`], or to listen later.
+    address: Option<Box<Address>>,
     /// The same in the host's words, where [`Address::tells_all`].
-    written: Option<Box<[u8]>>,
+    written: Option<Arc<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,7 @@ struct Closed {
 pub struct Asked {
     address: Address,
     /// Its text, where [`Address::tells_all`].
-    written: Option<Box<[u8]>>,
+    written: Option<Arc<[u8]>>,
 }
 
 impl Asked {
@@ -174,7 +176,7 @@ impl Registry {
             .map_err(|errno| Error::system(format!("cannot duplicate {}", quote(name)), errno))?;
         let listener = socket::is_listener(copy.as_fd())?;
         self.remove_entry(name);
-        self.entries.push(Entry::added(name.to_vec(), copy, listener));
+        self.entries.push(Entry::added(name.into(), copy, listener));
         Ok(())
     }
 
@@ -182,7 +184,8 @@ impl Registry {
     pub fn take(&mut self, name: &[u8]) -> Result<OwnedFd> {
         check_name(name)?;
         let missing = || Error::NotFound(format!("nothing named {} was inherited", quote(name)));
-        let index = self.unclaimed.iter().position(|inherited| inherited.name == name).ok_or_else(missing)?;
+        let index =
+            self.unclaimed.iter().position(|inherited| *inherited.name == *name).ok_or_else(missing)?;
         let listener = socket::is_listener(self.unclaimed[index].borrow())?;
         // Before it goes: it may be a group's only member.
         self.remember_groups();
@@ -190,7 +193,7 @@ impl Registry {
         let (path, keep) = (inherited.path.clone(), inherited.keep);
         let fd = inherited.own();
         self.remove_entry(name);
-        self.entries.push(Entry { path, keep, ..Entry::added(name.to_vec(), fd, listener) });
+        self.entries.push(Entry { path, keep, ..Entry::added(name.into(), fd, listener) });
         note_kept(keep);
         Ok(copy)
     }
@@ -201,7 +204,7 @@ impl Registry {
         self.open(|| format!("cannot forget {}", quote(name)))?;
         self.remember_groups();
         let before = self.unclaimed.len();
-        self.unclaimed.retain(|inherited| inherited.name != name);
+        self.unclaimed.retain(|inherited| *inherited.name != *name);
         if self.entries.remove(name).is_none() && self.unclaimed.len() == before {
             return Err(Error::NotFound(format!("there is nothing named {}", quote(name))));
         }
@@ -243,10 +246,11 @@ impl Registry {
         }
         let (copy, inherited) = self.claim(index, address)?;
         let path = inherited.path.clone();
+        let name = if *inherited.name == *name { Arc::clone(&inherited.name) } else { name.into() };
         let fd = inherited.own();
-        let entry = Entry::listener(name, fd, asked);
+        let entry = Entry::listener(name, fd, asked, listens_later);
         let keep = entry.keep;
-        self.entries.push(Entry { path, listens_later, ..entry });
+        self.entries.push(Entry { path, ..entry });
         note_kept(keep);
         Ok(copy)
     }
@@ -263,10 +267,10 @@ impl Registry {
         let bound = bound.map_err(|error| self.in_the_way(error, address))?;
         match copy_for_the_caller(&bound.fd, address) {
             Ok(copy) => {
-                let (path, bound_here, listens_later) = (bound.path, true, later);
-                let entry = Entry::listener(name, bound.fd, asked);
+                let (path, bound_here) = (bound.path, true);
+                let entry = Entry::listener(name.into(), bound.fd, asked, later);
                 let keep = entry.keep;
-                self.entries.push(Entry { path, bound_here, listens_later, ..entry });
+                self.entries.push(Entry { path, bound_here, ..entry });
                 note_kept(keep);
                 Ok(copy)
             }
@@ -311,7 +315,7 @@ impl Registry {
             owner: entry.path.clone(),
             keep: entry.keep,
             control: false,
-            address: entry.written.as_deref().map(<[u8]>::to_vec),
+            address: entry.written.clone(),
         };
         self.entries.iter().map(entry).collect()
     }
@@ -321,7 +325,7 @@ impl Registry {
         let listed = |entry: &Entry| {
             let described = socket::describe(entry.fd.as_fd()).ok().filter(|_| entry.listener);
             Listed {
-                name: entry.name.clone(),
+                name: entry.name.to_vec(),
                 listener: entry.listener,
                 address: described.and_then(|is| is.endpoint()).map(|endpoint| endpoint.to_string()),
                 inode: fd::inode(entry.fd.as_fd()),
@@ -354,12 +358,13 @@ impl Registry {
 
     /// What can be changed on a live socket is changed now that this process serves. Returns what went wrong.
     pub fn apply_live(&self) -> Vec<String> {
-        let apply = |entry: &Entry, address: &Address| {
+        let apply = |entry: &Entry| {
             socket::set_nonblocking_once(entry.fd.as_fd())?;
+            let Some(address) = &entry.address else { return Ok(()) };
             socket::apply_live(entry.fd.as_fd(), address, entry.path.as_ref())
         };
-        let apply = |entry: &Entry| apply(entry, entry.address.as_ref()?).err();
-        self.entries.iter().filter_map(apply).map(|error| error.to_string()).collect()
+        let asked = self.entries.iter().filter(|entry| entry.asked);
+        asked.filter_map(|entry| apply(entry).err()).map(|error: Error| error.to_string()).collect()
     }
 
     /// What nobody claimed is closed, its paths unlinked; returns the names. In generation 0 it is left alone.
@@ -437,17 +442,18 @@ pub fn any_kept() -> bool {
 }
 
 impl Entry {
-    fn listener(name: Vec<u8>, fd: OwnedFd, asked: Asked) -> Entry {
+    fn listener(name: Arc<[u8]>, fd: OwnedFd, asked: Asked, listens_later: bool) -> Entry {
         let Asked { address, written } = asked;
         let keep = match address.options.keep {
             None => Keep::None,
             Some(address::Keep::Stop) => Keep::Stop,
             Some(address::Keep::Always) => Keep::Always,
         };
-        Entry { keep, address: Some(address), written, ..Entry::added(name, fd, true) }
+        let address = (listens_later || socket::changes_live(&address)).then(|| Box::new(address));
+        Entry { keep, asked: true, address, written, listens_later, ..Entry::added(name, fd, true) }
     }
 
-    fn added(name: Vec<u8>, fd: OwnedFd, listener: bool) -> Entry {
+    fn added(name: Arc<[u8]>, fd: OwnedFd, listener: bool) -> Entry {
         Entry {
             name,
             fd: Arc::new(fd),
@@ -456,6 +462,7 @@ impl Entry {
             listens_later: false,
             listener,
             keep: Keep::None,
+            asked: false,
             address: None,
             written: None,
         }

@@ -11,7 +11,7 @@ mod path;
 mod tests;
 
 pub use describe::{Description, accepts, describe, is_listener, matching, may_share_port};
-pub use options::apply_live;
+pub use options::{apply_live, changes_live};
 pub use path::PathOwner;
 
 use crate::address::{Address, Endpoint, Host, Protocol, UnixKind, UnixName, quote};

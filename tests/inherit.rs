@@ -379,7 +379,7 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
         let files = files(2 + further);
         let owner = PathOwner { path: "/run/a b".into(), dev: 1, ino: 2 };
         let unix = TableEntry {
-            name: b"unix".to_vec(),
+            name: b"unix"[..].into(),
             listener: true,
             owner: Some(owner),
             keep: Keep::Stop,
@@ -387,7 +387,7 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
             address: None,
         };
         let plain = |name: &str| TableEntry {
-            name: name.into(),
+            name: name.as_bytes().into(),
             listener: false,
             owner: None,
             keep: Keep::None,

@@ -6,6 +6,7 @@ use crate::name_set::NameSet;
 use crate::socket::PathOwner;
 use crate::sys::{fd, memfd};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Which descriptors go on being served by a process that shuts down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -23,7 +24,7 @@ pub enum Keep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableEntry {
     /// Unique, any 1 to 255 bytes.
-    pub name: Vec<u8>,
+    pub name: Arc<[u8]>,
     /// Connections or datagrams arrive here; else it is only carried.
     pub listener: bool,
     /// For a unix socket with a path that this library bound.
@@ -33,7 +34,7 @@ pub struct TableEntry {
     /// It is the library's control socket, and no business of the host's.
     pub control: bool,
     /// The address that it was asked for with, byte for byte, where the same bytes find it again without a comparison.
-    pub address: Option<Vec<u8>>,
+    pub address: Option<Arc<[u8]>>,
 }
 
 const MAX_NAME: usize = 255;
@@ -58,7 +59,8 @@ pub fn encode(table: &[TableEntry]) -> Parsed<Writer> {
     debug_assert!(check_unique(table).is_ok(), "the registry gives each its own");
     /// What the fields of most entries take beside these texts.
     const REST: usize = 48;
-    let text = |entry: &TableEntry| entry.name.len() + entry.address.as_ref().map_or(0, Vec::len);
+    let text =
+        |entry: &TableEntry| entry.name.len() + entry.address.as_ref().map_or(0, |address| address.len());
     let mut out = Writer(Vec::with_capacity(table.iter().map(|entry| text(entry) + REST).sum()));
     for entry in table {
         check(entry)?;
@@ -100,14 +102,14 @@ pub fn decode_entry(field: &Field) -> Parsed<TableEntry> {
     let mut fields = Fields::new(field.value);
     while let Some(field) = fields.next_field()? {
         match field.tag {
-            NAME => once(&mut name, "name", field.value.to_vec())?,
+            NAME => once(&mut name, "name", field.value.into())?,
             LISTENER => once(&mut listener, "listener mark", field.bool("listener mark")?)?,
             KEEP => once(&mut keep, "keep", field.u8("keep")?)?,
             OWNER_PATH => once(&mut path, "path", field.value.to_vec())?,
             OWNER_DEV => once(&mut dev, "device number", field.u64("device number")?)?,
             OWNER_INO => once(&mut ino, "inode number", field.u64("inode number")?)?,
             CONTROL => once(&mut control, "control mark", field.bool("control mark")?)?,
-            ADDRESS => once(&mut address, "address", field.value.to_vec())?,
+            ADDRESS => once(&mut address, "address", field.value.into())?,
             _ => field.skip()?,
         }
     }
@@ -178,7 +180,9 @@ fn check(entry: &TableEntry) -> Parsed<()> {
     if !(1..=MAX_NAME).contains(&entry.name.len()) {
         return Err(format!("a name has {} bytes, 1 to {MAX_NAME} are allowed", entry.name.len()));
     }
-    if let Some(length) = entry.address.as_ref().map(Vec::len).filter(|&length| length > MAX_ADDRESS) {
+    if let Some(length) =
+        entry.address.as_ref().map(|address| address.len()).filter(|&length| length > MAX_ADDRESS)
+    {
         return Err(format!("an address has {length} bytes, {MAX_ADDRESS} is the most"));
     }
     if let Some(owner) = &entry.owner {

@@ -28,7 +28,7 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
 
 fn entry(name: &[u8]) -> TableEntry {
     TableEntry {
-        name: name.to_vec(),
+        name: name.into(),
         listener: false,
         owner: None,
         keep: Keep::None,
@@ -52,7 +52,7 @@ fn hello(table: Vec<TableEntry>) -> Hello {
 fn documented_hello() -> Hello {
     let path = PathOwner { path: "/run/a.sock".into(), dev: 26, ino: 5150 };
     let unix = TableEntry { listener: true, owner: Some(path), keep: Keep::Always, ..entry(b"health") };
-    let address = Some(b"tcp://127.0.0.1:8080?backlog=16".into());
+    let address = Some(b"tcp://127.0.0.1:8080?backlog=16"[..].into());
     let tcp = TableEntry { listener: true, address, ..entry(b"tcp://127.0.0.1:8080") };
     hello(vec![tcp, unix, entry(b"\xff:data")])
 }

@@ -82,11 +82,11 @@ impl Sockets {
     /// How it crosses to a successor, beside the names that the host uses.
     pub fn entry(&self, others: &[TableEntry]) -> Option<(TableEntry, Listener)> {
         let socket = self.ours.as_ref()?;
-        let taken = |name: &[u8]| others.iter().any(|entry| entry.name == name);
+        let taken = |name: &[u8]| others.iter().any(|entry| *entry.name == *name);
         let further = (2u32..).map(|n| [NAME, format!("#{n}").as_bytes()].concat());
         let name = std::iter::once(NAME.to_vec()).chain(further).find(|name| !taken(name))?;
         let entry = TableEntry {
-            name,
+            name: name.into(),
             listener: true,
             owner: socket.path.clone(),
             keep: Keep::None,

@@ -13,11 +13,12 @@ use crate::systemd::store;
 use nix::errno::Errno;
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 /// Nobody has asked for it yet.
 #[derive(Debug)]
 pub(super) struct Inherited {
-    pub name: Vec<u8>,
+    pub name: Arc<[u8]>,
     pub source: Source,
     pub path: Option<PathOwner>,
     pub keep: Keep,
@@ -26,7 +27,7 @@ pub(super) struct Inherited {
     /// Its name in the manager's store, if it came from there.
     pub in_store: Option<String>,
     /// With this text our predecessor was asked for it.
-    pub written: Option<Vec<u8>>,
+    pub written: Option<Arc<[u8]>>,
 }
 
 /// One of what is unclaimed that fits.
@@ -52,7 +53,7 @@ impl From<Activated> for Inherited {
         }
         let source = Source::Foreign(one.number);
         Inherited {
-            name: one.name,
+            name: one.name.into(),
             source,
             path: None,
             keep: Keep::None,
@@ -114,7 +115,7 @@ impl Registry {
     pub(super) fn find(&self, name: &[u8], asked: &Asked) -> Result<Option<Match>> {
         for by_name in [true, false] {
             for (index, inherited) in self.unclaimed.iter().enumerate() {
-                let candidate = !by_name || (inherited.named && inherited.name == name);
+                let candidate = !by_name || (inherited.named && *inherited.name == *name);
                 if candidate && let Some(listening) = inherited.fits(asked, by_name)? {
                     return Ok(Some(Match { index, listening }));
                 }
@@ -201,12 +202,12 @@ mod tests {
     /// A successor's registry with one socket, which its predecessor was asked for as `written`.
     fn inherited(fd: OwnedFd, written: &str) -> Registry {
         let entry = TableEntry {
-            name: b"web".into(),
+            name: b"web"[..].into(),
             listener: true,
             owner: None,
             keep: Keep::None,
             control: false,
-            address: Some(written.into()),
+            address: Some(written.as_bytes().into()),
         };
         Registry::inherited(vec![(entry, fd)])
     }

@@ -4,12 +4,13 @@
 use super::Entry;
 use crate::name_set::NameSet;
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// All of it. Names are unique.
 #[derive(Debug)]
 pub(super) struct Entries {
     all: Vec<Entry>,
-    names: NameSet<Box<[u8]>>,
+    names: NameSet<Arc<[u8]>>,
 }
 
 impl Entries {
@@ -24,7 +25,7 @@ impl Entries {
 
     /// Its name is not taken.
     pub fn push(&mut self, entry: Entry) {
-        self.names.insert(entry.name.as_slice().into());
+        self.names.insert(Arc::clone(&entry.name));
         self.all.push(entry);
     }
 
@@ -32,7 +33,7 @@ impl Entries {
         if !self.names.remove(name) {
             return None;
         }
-        let index = self.all.iter().position(|entry| entry.name == name)?;
+        let index = self.all.iter().position(|entry| *entry.name == *name)?;
         Some(self.all.remove(index))
     }
 
@@ -40,7 +41,7 @@ impl Entries {
     pub fn keep(&mut self, stays: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let (stay, go) = std::mem::take(&mut self.all).into_iter().partition(stays);
         self.all = stay;
-        self.names = self.all.iter().map(|entry| entry.name.as_slice().into()).collect();
+        self.names = self.all.iter().map(|entry| Arc::clone(&entry.name)).collect();
         go
     }
 

@@ -79,7 +79,7 @@ mod tests {
         let first = socket::bind_and_listen(&parse("tcp://127.0.0.1:0?reuseport=1")).unwrap();
         let endpoint = socket::describe(first.fd.as_fd()).unwrap().endpoint().unwrap();
         let entry = TableEntry {
-            name: b"first".into(),
+            name: b"first"[..].into(),
             listener: true,
             owner: None,
             keep: Keep::None,

@@ -56,7 +56,7 @@ pub(super) fn given_back(one: Activated, known: Known) -> Inherited {
     let named = known.name.is_some();
     let name = known.name.unwrap_or(one.name);
     Inherited {
-        name,
+        name: name.into(),
         source: Source::Foreign(one.number),
         path,
         keep: Keep::None,

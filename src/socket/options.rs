@@ -58,6 +58,13 @@ pub(super) fn apply_tcp(what: Trying<'_>, fd: BorrowedFd<'_>, options: &Options)
     Ok(())
 }
 
+/// Whether there is anything in the address for [`apply_live`] to do.
+pub fn changes_live(address: &Address) -> bool {
+    let Options { backlog, mode, owner, nodelay, defer, fastopen, transparent, .. } = &address.options;
+    let numbers = [backlog, defer, fastopen].into_iter().any(Option::is_some);
+    numbers || nodelay.is_some() || transparent.is_some() || mode.is_some() || owner.is_some()
+}
+
 /// Brings an inherited socket to what the address asks: backlog, nodelay, defer, fastopen, transparent, mode, owner. What the
 /// address does not name stays as it is. The socket is shared: call when `flip_ready` has returned, never before.
 /// `path_owner` knows the inode of its path: one that somebody put in its place is left alone.

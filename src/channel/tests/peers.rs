@@ -71,7 +71,7 @@ fn a_thousand_long_names_and_two_hundred_drainers_cross_in_one_hello() {
 #[test]
 fn the_mark_of_the_control_socket_and_the_address_may_be_skipped() {
     let owner = PathOwner { path: b"/run/a.ctl".to_vec(), dev: 1, ino: 2 };
-    let address = Some(b"tcp://127.0.0.1:80".to_vec());
+    let address = Some(b"tcp://127.0.0.1:80"[..].into());
     let marked = TableEntry {
         listener: true,
         owner: Some(owner),
