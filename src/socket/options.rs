@@ -101,3 +101,20 @@ fn set(fd: BorrowedFd<'_>, what: Trying<'_>, key: &str, level: i32, name: i32, v
 fn refused(what: Trying<'_>, key: &str, errno: Errno) -> Error {
     Error::system(format!("{what}: the option {key} was refused"), errno)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that is not named here is forgotten in an upgrade.
+    #[test]
+    fn each_option_of_a_live_socket_is_one() {
+        let changes = |text: &str| changes_live(&Address::parse(text.as_bytes()).unwrap());
+        for tcp in ["backlog=9", "nodelay=1", "nodelay=0", "defer=1", "fastopen=9", "transparent=1"] {
+            assert!(changes(&format!("tcp://127.0.0.1:80?{tcp}")), "{tcp}");
+        }
+        assert!(changes("unix:///run/a?mode=0600") && changes("unix:///run/a?owner=0"));
+        let others = "name=a&reuseport=1&v6only=1&device=lo&freebind=1&keep=stop";
+        assert!(!changes(&format!("tcp://[::1]:80?{others}")) && !changes("unix:///run/a"));
+    }
+}
