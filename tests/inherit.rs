@@ -378,22 +378,9 @@ fn a_successor_without_the_library_understands_the_librarys_predecessor() {
         let theirs = OwnedFd::from(theirs);
         let files = files(2 + further);
         let owner = PathOwner { path: "/run/a b".into(), dev: 1, ino: 2 };
-        let unix = TableEntry {
-            name: b"unix"[..].into(),
-            listener: true,
-            owner: Some(owner),
-            keep: Keep::Stop,
-            control: false,
-            address: None,
-        };
-        let plain = |name: &str| TableEntry {
-            name: name.as_bytes().into(),
-            listener: false,
-            owner: None,
-            keep: Keep::None,
-            control: false,
-            address: None,
-        };
+        let (owner, keep) = (Some(owner), Keep::Stop);
+        let unix = TableEntry { listener: true, owner, keep, ..TableEntry::named(b"unix") };
+        let plain = |name: &str| TableEntry::named(name.as_bytes());
         let mut table = vec![unix, plain("b:\n")];
         table.extend((0..further).map(|n| plain(&format!("{n:0250}"))));
         let pidfd = || File::open("/dev/null").unwrap().into();

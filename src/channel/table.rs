@@ -37,6 +37,20 @@ pub struct TableEntry {
     pub address: Option<Arc<[u8]>>,
 }
 
+impl TableEntry {
+    /// One that is only carried, and nothing else is known of.
+    pub fn named(name: &[u8]) -> TableEntry {
+        TableEntry {
+            name: name.into(),
+            listener: false,
+            owner: None,
+            keep: Keep::None,
+            control: false,
+            address: None,
+        }
+    }
+}
+
 const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 4096;
 const MAX_ADDRESS: usize = 4096;

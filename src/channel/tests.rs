@@ -27,14 +27,7 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
 }
 
 fn entry(name: &[u8]) -> TableEntry {
-    TableEntry {
-        name: name.into(),
-        listener: false,
-        owner: None,
-        keep: Keep::None,
-        control: false,
-        address: None,
-    }
+    TableEntry::named(name)
 }
 
 fn hello(table: Vec<TableEntry>) -> Hello {

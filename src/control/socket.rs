@@ -6,7 +6,7 @@
 //! other. Made by `flip_init`, owned by the supervisor.
 
 use crate::address::Address;
-use crate::channel::{Keep, TableEntry};
+use crate::channel::TableEntry;
 use crate::error::{Error, Result};
 use crate::fork::{NoFork, Private};
 use crate::registry::Registry;
@@ -85,14 +85,8 @@ impl Sockets {
         let taken = |name: &[u8]| others.iter().any(|entry| *entry.name == *name);
         let further = (2u32..).map(|n| [NAME, format!("#{n}").as_bytes()].concat());
         let name = std::iter::once(NAME.to_vec()).chain(further).find(|name| !taken(name))?;
-        let entry = TableEntry {
-            name: name.into(),
-            listener: true,
-            owner: socket.path.clone(),
-            keep: Keep::None,
-            control: true,
-            address: None,
-        };
+        let owner = socket.path.clone();
+        let entry = TableEntry { listener: true, owner, control: true, ..TableEntry::named(&name) };
         Some((entry, Arc::clone(&socket.listener)))
     }
 

@@ -1,5 +1,5 @@
 //! What came with the start of this process, and how an address finds its socket there: by name, then by what the
-//! socket is.
+//! socket is, where the predecessor was not asked for it in the same words.
 
 use super::store::given_back;
 use super::{Asked, Registry, copy_for_the_caller};
@@ -201,14 +201,8 @@ mod tests {
 
     /// A successor's registry with one socket, which its predecessor was asked for as `written`.
     fn inherited(fd: OwnedFd, written: &str) -> Registry {
-        let entry = TableEntry {
-            name: b"web"[..].into(),
-            listener: true,
-            owner: None,
-            keep: Keep::None,
-            control: false,
-            address: Some(written.as_bytes().into()),
-        };
+        let address = Some(written.as_bytes().into());
+        let entry = TableEntry { listener: true, address, ..TableEntry::named(b"web") };
         Registry::inherited(vec![(entry, fd)])
     }
 

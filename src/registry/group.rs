@@ -70,7 +70,7 @@ impl Registry {
 mod tests {
     use super::super::Asked;
     use super::*;
-    use crate::channel::{Keep, TableEntry};
+    use crate::channel::TableEntry;
     use crate::sys::net;
 
     #[test]
@@ -78,14 +78,7 @@ mod tests {
         let parse = |text: &str| Address::parse(text.as_bytes()).unwrap();
         let first = socket::bind_and_listen(&parse("tcp://127.0.0.1:0?reuseport=1")).unwrap();
         let endpoint = socket::describe(first.fd.as_fd()).unwrap().endpoint().unwrap();
-        let entry = TableEntry {
-            name: b"first"[..].into(),
-            listener: true,
-            owner: None,
-            keep: Keep::None,
-            control: false,
-            address: None,
-        };
+        let entry = TableEntry { listener: true, ..TableEntry::named(b"first") };
         let mut registry = Registry::inherited(vec![(entry, first.fd)]);
         registry.take(b"first").unwrap();
         let further = Asked::parse(format!("{endpoint}?reuseport=1").as_bytes()).unwrap();

@@ -79,6 +79,12 @@ fn a_hello_that_contradicts_itself_is_refused() {
     );
     assert!(refuse(16, &with_field(name(b"n"), 20, 0, b"/run/a")).contains("a path without its device"));
     assert!(refuse(16, &with_field(name(b"n"), 17, 0, b"m")).contains("more than one name"));
+    let addressed = |length: usize| with_field(name(b"n"), 27, 0, &vec![65; length]);
+    assert_eq!(
+        refuse(16, &addressed(4097)),
+        format!("{in_first}an address has 4097 bytes, 4096 is the most")
+    );
+    assert!(refuse(16, &with_field(addressed(9), 27, 0, b"A")).contains("more than one address"));
     let twice = with_field(with_field(base(), 16, 0, &name(b"n")), 16, 0, &name(b"n"));
     assert_eq!(
         refused::<FromPredecessor>(&twice, fds()),
