@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pathlib
 import resource
@@ -17,6 +18,7 @@ import pytest
 
 import kit
 from shellflip import Failure, Flip, FlipError, Listener, Request, Shutdown
+from shellflip.config import milliseconds
 
 
 @pytest.fixture
@@ -293,6 +295,15 @@ def test_unknown_arguments_and_times_that_are_none() -> None:
     assert caught.value.errno == errno.EINVAL
     with Flip(signals=False, watchdog=True, fd_store=False, max_draining=0, probation=0.5, pid_file=None) as flip:
         flip.ready()
+
+
+def test_times_are_rounded_up_and_infinity_is_the_longest() -> None:
+    longest = 2**31 - 1
+    times = {None: -1, 0: 0, 1e-9: 1, 0.0015: 2, 1: 1000, 0.05: 50, 1e300: longest, math.inf: longest}
+    assert {seconds: milliseconds(seconds) for seconds in times} == times
+    for wrong in (-1e-9, -math.inf, math.nan):
+        with pytest.raises(ValueError, match="time-out"):
+            milliseconds(wrong)
 
 
 def test_signals_need_the_main_thread() -> None:

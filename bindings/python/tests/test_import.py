@@ -54,7 +54,7 @@ def test_every_name_is_there_however_it_is_asked_for() -> None:
     for name in shellflip.__all__:
         assert run(f"from shellflip import {name}; print({name} is not None)") == "True\n"
         assert run(f"import shellflip; print(shellflip.{name} is not None)") == "True\n"
-    assert run("from shellflip import *; print(Failure.STATE, control.__name__)") == "6 shellflip.control\n"
+    assert run("from shellflip import *; print(Failure.STATE.value, control.__name__)") == "6 shellflip.control\n"
     assert set(shellflip.__all__) <= set(run("import shellflip; print(*dir(shellflip))").split())
     with pytest.raises(AttributeError, match="no_such"):
         shellflip.no_such  # type: ignore[attr-defined]  # noqa: B018

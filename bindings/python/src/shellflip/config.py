@@ -4,7 +4,6 @@ milliseconds there; and what flip_init has to find in the environment, and nobod
 """
 
 import ctypes
-import math
 import os
 
 from ._ffi import EVENT_FAILED, EVENT_LOG, EVENT_SHUTDOWN, REQUEST_NONE, lib
@@ -54,9 +53,10 @@ def milliseconds(seconds: float | None) -> int:
     """For a `timeout_ms`: None is no limit; rounded up, so that a short time-out does not become a busy loop."""
     if seconds is None:
         return -1
-    if math.isnan(seconds) or seconds < 0:
+    if not seconds >= 0:
         raise ValueError(f"a time-out is a number of seconds, 0 or more, not {seconds}")
-    return min(math.ceil(seconds * 1000), 2**31 - 1)
+    # Not math.ceil, whose module may be one more file to load before a successor is ready.
+    return -int(-min(seconds * 1000, 2**31 - 1) // 1)
 
 
 #: The events that every Flip subscribes to. The others are questions; each has to be answered in time, and who
