@@ -240,6 +240,9 @@ $(RELEASE)/archive/libshellflip.a: $(RELEASE)/libshellflip.a
 
 $(RELEASE)/libshellflip.a: | build
 
+# The loader finds an installed library in its cache. Only root may write that, and a package does it when it is installed.
+LDCONFIG := $(if $(DESTDIR),,$(if $(filter /usr/%,$(LIBDIR)),[ "$$(id -u)" != 0 ] || ldconfig))
+
 install: build flipctl $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
@@ -258,6 +261,7 @@ install: build flipctl $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/loca
 	install -m 644 $(TOOL)/flipctl.bash $(DESTDIR)$(SHARE)/bash-completion/completions/flipctl
 	install -m 644 $(TOOL)/_flipctl $(DESTDIR)$(SHARE)/zsh/site-functions/
 	install -m 644 $(TOOL)/flipctl.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/
+	$(LDCONFIG)
 
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/include/shellflip.h $(DESTDIR)$(LIBDIR)/libshellflip.a \
@@ -267,6 +271,7 @@ uninstall: ## what install put there
 		$(DESTDIR)$(PREFIX)/bin/flipctl $(DESTDIR)$(SHARE)/man/man1/flipctl.1 \
 		$(DESTDIR)$(SHARE)/bash-completion/completions/flipctl $(DESTDIR)$(SHARE)/zsh/site-functions/_flipctl \
 		$(DESTDIR)$(SHARE)/fish/vendor_completions.d/flipctl.fish
+	$(LDCONFIG)
 
 clean: ## everything that was built
 	cargo clean

@@ -21,7 +21,8 @@
  * but the successor it started, until it has handed over to it.
  *
  * Log: nothing is written, unless SHELLFLIP_LOG is `error`, `info` or `debug` when `flip_init` is called: then lines on
- * descriptor 2. FLIP_EVENT_LOG gives the host the first two of them, whatever the variable says.
+ * descriptor 2, where somebody reads them: the library does not wait for a full pipe, and says later how many were lost.
+ * FLIP_EVENT_LOG gives the host the first two of them, whatever the variable says.
  */
 
 
@@ -49,7 +50,7 @@
 #define FLIP_REQUEST_STOP 2
 
 /*
- Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
+ Leave the service but go on: no more upgrades, no listener's path is unlinked, nobody is told.
  */
 #define FLIP_REQUEST_DETACH 3
 
@@ -311,7 +312,7 @@ int flip_config_set_events(flip_config_t *config, unsigned int mask);
  It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
  link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
 
- 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
+ 0, or -EINVAL: NULL as `config`, an empty path, one that ends in "/", "." or ".."; -ENOENT: a relative path, and the
  working directory was removed.
 
  # Safety
@@ -377,7 +378,7 @@ int flip_config_set_fd_store(flip_config_t *config,
  exhausted, goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any
  number of threads may call it at once.
 
- The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
+ The connection, or -ECANCELED from shutdown on, also in a thread that waits already, and there in `flip_free` too;
  -ETIMEDOUT: `timeout_ms` passed; -EMFILE, -ENFILE, -ENOBUFS, -ENOMEM, with `timeout_ms` 0 only: a connection waits, and
  nothing is left to take it with: look again in a while, not at once; -EINVAL: the listener blocks (O_NONBLOCK is not
  set; looked at every few calls), or does not listen; -EBADF.
@@ -401,8 +402,8 @@ int flip_accept(flip_t *flip,
 int flip_conn_begin(flip_t *flip);
 
 /*
- The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or
- -EBADF.
+ The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each, and with the handle that
+ it began with: the next one's count begins at 0, and would be one too low. 0, -EINVAL or -EBADF.
 
  # Safety
 
@@ -422,8 +423,8 @@ int flip_conn_count(const flip_t *flip);
 /*
  Waits until no connection is open: 0. Never -EINTR.
 
- Or -ETIME: the drain deadline passed; -ECANCELED: a second stop cut the drain short, or `flip_free`; -ETIMEDOUT:
- `timeout_ms` passed; -EINVAL: shutdown has not begun.
+ Or -ETIME: the drain deadline passed; -ECANCELED: a second stop cut the drain short, which leaves it 1.5 s, or
+ `flip_free`; -ETIMEDOUT: `timeout_ms` passed; -EINVAL: shutdown has not begun.
 
  # Safety
 
@@ -510,8 +511,9 @@ int flip_control_status(const char *address, int timeout_ms, char *buffer, size_
  clear O_NONBLOCK: both would reach every process that shares it.
 
  The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
- there already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it;
- -ECHILD in a forked child; else the errno of what failed.
+ there already; -EALREADY: an upgrade is under way and the socket would have to be bound, or taken from systemd;
+ -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by this
+ call, which takes as long as the name service does; nothing else waits for it.
 
  # Safety
 
@@ -522,7 +524,7 @@ int flip_listen(flip_t *flip, const char *address);
 
 /*
  The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never
- binds. -EINVAL, -EEXIST and -ECHILD as there.
+ binds. -EINVAL, -EEXIST, -EALREADY, -ESHUTDOWN and -ECHILD as there.
 
  # Safety
 
@@ -550,8 +552,8 @@ int flip_add(flip_t *flip, const char *name, int fd);
  The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are.
  It goes on being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
 
- The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE;
- -ECHILD in a forked child.
+ The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; of what
+ systemd passed -EALREADY: an upgrade is under way, without it; -ESHUTDOWN after it; -ECHILD in a forked child.
 
  # Safety
 
@@ -710,8 +712,9 @@ void flip_event_free(flip_event_t *event);
  Call it early, before other threads exist: it removes the variables that were meant for this process from the
  environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade).
 
- The next generation starts with the environment and descriptors 0 to 2 as they are now (a server that opens its log
- anew on descriptor 2 later does so again in each generation), and with the signal mask, the ignored signals, the
+ The next generation starts with the environment and descriptors 0 to 2 as they are now, of which the library keeps
+ copies (a server that opens its log anew on descriptor 2 later does so again in each generation, and the copy keeps
+ the space of a log that was removed meanwhile until the process ends), and with the signal mask, the ignored signals, the
  directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library was loaded.
 
  What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
@@ -734,7 +737,8 @@ void flip_event_free(flip_event_t *event);
  - `out_flip` is NULL or may be written.
  - No other thread reads or writes the environment during the call.
  */
-int flip_init(const flip_config_t *config, flip_t **out_flip);
+int flip_init(const flip_config_t *config,
+              flip_t **out_flip);
 
 /*
  Ends the handle: NULL is allowed, and a second time does nothing. Every call that waits returns -ECANCELED, later
@@ -768,10 +772,10 @@ int flip_generation(const flip_t *flip);
  a link moved gives the new program) with the same arguments.
 
  `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked
- for in PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself. Both are
- copied.
+ for in PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself, which is
+ `executable` where there is nothing in it. Both are copied.
 
- 0, or -EINVAL: NULL or nothing in `argv`; -ECHILD in a forked child.
+ 0, or -EINVAL: NULL, an empty `executable`; -ECHILD in a forked child.
 
  # Safety
 
@@ -784,7 +788,8 @@ int flip_set_command(flip_t *flip, const char *executable, const char *const *ar
  Sets a variable in the environment of the next generation, which is the one of this process at `flip_init`; a NULL
  `value` removes it. This process's own environment is not changed.
 
- 0, or -EINVAL: NULL, an empty name, one with '='; -ECHILD in a forked child.
+ 0, or -EINVAL: NULL, an empty name, one with '=', one that the upgrade itself sets (LISTEN_*, SHELLFLIP_CHANNEL);
+ -ECHILD in a forked child.
 
  # Safety
 
@@ -881,13 +886,15 @@ int flip_upgrade(flip_t *flip, int timeout_ms);
  own may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
  remembered and leads to one later.
 
- 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child.
+ 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child. Since a handler may be what calls it,
+ `flip_last_error` says nothing about it.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_request(flip_t *flip, int request);
+int flip_request(flip_t *flip,
+                 int request);
 
 /*
  Waits for shutdown: FLIP_SHUTDOWN_UPGRADE (a successor serves), FLIP_SHUTDOWN_STOP, or once FLIP_SHUTDOWN_DETACH.

@@ -127,7 +127,7 @@ pub struct Options {
     pub keep: Option<Keep>,
 }
 
-/// `owner=user:group`, each a name or a number; looked up when it is used, because accounts come and go.
+/// `owner=user:group`, each a name or a number; looked up when a socket is asked for, because accounts come and go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The user, or leave it as it is.

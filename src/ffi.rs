@@ -22,7 +22,7 @@ pub const FLIP_REQUEST_NONE: c_int = 0;
 pub const FLIP_REQUEST_UPGRADE: c_int = 1;
 /// Finish and exit.
 pub const FLIP_REQUEST_STOP: c_int = 2;
-/// Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
+/// Leave the service but go on: no more upgrades, no listener's path is unlinked, nobody is told.
 pub const FLIP_REQUEST_DETACH: c_int = 3;
 
 /// `flip_wait_shutdown`: the successor serves; finish the open connections and exit.

@@ -27,7 +27,7 @@ use crate::upgrade::{Request, Shutdown};
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst, fence};
@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     /// Opens in `flip_free`.
     pub freed: Gate,
     pub events: Arc<Queue>,
+    /// The thread that has last read an event: it must not wait for what waits for its answer.
+    reader: AtomicI32,
     pub state: State,
     pub pid_file: Option<PidFile>,
     pub published: Published,
@@ -127,8 +129,6 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 type Unfinished = (Weak<Inner>, Pending<Result<i32>>);
 
 thread_local! {
-    /// This thread reads events: it must not wait for what waits for its answer.
-    static READS_EVENTS: Cell<bool> = const { Cell::new(false) };
     /// An upgrade that this thread asked for and has not been told the result of: the next call goes on waiting.
     static UNFINISHED: RefCell<Option<Unfinished>> = const { RefCell::new(None) };
 }
@@ -200,6 +200,7 @@ impl Flip {
             drained: LateLatch::default(),
             freed,
             events: Arc::new(events),
+            reader: AtomicI32::new(0),
             state,
             pid_file,
             published: Published::default(),
@@ -223,7 +224,7 @@ impl Flip {
             return Err(error);
         }
         // Last of all: a call that fails changes nothing.
-        lock(&flip.0.registry).own_what_was_stored();
+        lock(&flip.0.registry).own_what_is_ours();
         for name in inherited.remove.iter().filter(|_| !flip.0.config.leave_environment) {
             // SAFETY: the contract of flip_init: before the host has threads that could read the environment; the
             // library's read it through std alone.
@@ -308,7 +309,7 @@ impl Flip {
     pub fn listen(&self, address: &[u8]) -> Result<OwnedFd> {
         self.alone("flip_listen")?;
         let asked = Asked::parse(address)?;
-        let done = lock(&self.0.registry).listen(asked);
+        let done = registry::listen(&self.0.registry, asked);
         self.0.listeners_changed();
         done
     }
@@ -422,7 +423,7 @@ impl Flip {
     /// upgrade goes on, and the next call of the same thread goes on waiting for it.
     pub fn upgrade(&self, deadline: Option<Instant>) -> Result<i32> {
         self.alone("flip_upgrade")?;
-        if READS_EVENTS.get() && self.0.config.events & QUESTIONS != 0 {
+        if self.0.reader.load(SeqCst) == thread::id() && self.0.config.events & QUESTIONS != 0 {
             return Err(Error::system(
                 "cannot upgrade on the thread that answers events: it would wait for itself; use flip_request",
                 Errno::EDEADLK,
@@ -622,7 +623,7 @@ impl Flip {
     /// Waits for the next event of the kinds that were subscribed.
     pub fn next_event(&self, deadline: Option<Instant>) -> Result<HostEvent> {
         self.alone("flip_next_event")?;
-        READS_EVENTS.set(true);
+        self.0.reader.store(thread::id(), SeqCst);
         self.0.events.next(self.0.freed.reader(), deadline)
     }
 

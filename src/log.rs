@@ -2,9 +2,9 @@
 //! that subscribed to LOG events gets them, whatever the variable says.
 
 use crate::events::{HostEvent, Queue};
-use crate::sys::thread;
+use crate::sys::{fd, thread};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -55,7 +55,13 @@ impl std::fmt::Display for Seconds {
     }
 }
 
-/// Writes one line, as one write.
+/// Lines that nobody would have taken.
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+/// What a pipe takes at once where it takes anything (PIPE_BUF).
+const LONGEST: usize = 4096;
+
+/// Writes one line, as one write. Never waits: a log that nobody reads must not hold up the thread that all wait for.
 pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
     let subscribed = match level {
         // Every event of the state machine: for stderr, on request.
@@ -66,11 +72,22 @@ pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
         queue.push(HostEvent::line(level, line.to_string()));
     }
     if level as u8 <= LEVEL.load(Relaxed) {
-        let text = format!("shellflip[{}]: {line}\n", std::process::id());
         // SAFETY: only given to the kernel, which says EBADF where it is closed.
         let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+        if !fd::can_be_written(stderr) {
+            LOST.fetch_add(1, Relaxed);
+            return;
+        }
+        let mut text = format!("shellflip[{}]: {line}", std::process::id());
+        match LOST.swap(0, Relaxed) {
+            0 => {}
+            lost => text += &format!(" ({lost} lines before this one were lost: nobody read them)"),
+        }
+        let mut text = text.into_bytes();
+        text.truncate(LONGEST - 1);
+        text.push(b'\n');
         // A failed or short write of a log line has no remedy.
-        thread::write_without_sigpipe(stderr, text.as_bytes());
+        thread::write_without_sigpipe(stderr, &text);
     }
 }
 

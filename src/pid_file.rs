@@ -9,8 +9,9 @@
 use crate::address::quote;
 use crate::error::{Error, Result};
 use crate::flip::lock;
-use crate::sys::{fd, file};
+use crate::sys::{fd, file, thread};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -108,8 +109,11 @@ impl PidFile {
         let directory = self.directory()?;
         let (temporary, name) = self.temporary(directory.as_fd())?;
         let line = format!("{}\n", std::process::id());
-        let replaced = fd::write_all(temporary.as_fd(), line.as_bytes())
-            .and_then(|()| file::rename_at(directory.as_fd(), &name, self.name()));
+        // Beyond the limit of file sizes the kernel would end the host besides.
+        let written = thread::without_signal(Signal::SIGXFSZ, Errno::EFBIG, || {
+            fd::write_all(temporary.as_fd(), line.as_bytes())
+        });
+        let replaced = written.and_then(|()| file::rename_at(directory.as_fd(), &name, self.name()));
         if replaced.is_err() {
             let _ = file::unlink_at(directory.as_fd(), &name);
         }

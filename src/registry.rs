@@ -12,9 +12,10 @@ mod store;
 use crate::address::{self, Address, Protocol, quote};
 use crate::channel::{Keep, TableEntry};
 use crate::error::{Error, Failure, Result};
+use crate::flip::lock;
 use crate::inherit::{self, Activated};
 use crate::log::{self, Level};
-use crate::socket::{self, PathOwner};
+use crate::socket::{self, Bound, PathOwner};
 use crate::sys::fd;
 use claim::{Inherited, Match, Source};
 use entries::Entries;
@@ -23,8 +24,8 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 /// All of them.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Registry {
     waiting: bool,
     /// Everything is the successor's to unlink.
     disowned: bool,
+    /// Being bound at this moment, without the lock.
+    binding: Vec<Vec<u8>>,
     /// Paths of listeners that are closed already. Holding the inode keeps its number from being used again.
     closed: Vec<Closed>,
 }
@@ -79,9 +82,10 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// For this address.
+    /// For this address. Looks up who is to own a path: not with a lock held.
     pub fn parse(text: &[u8]) -> Result<Asked> {
-        let address = Address::parse(text)?;
+        let mut address = Address::parse(text)?;
+        socket::look_up_owner(&mut address)?;
         let written = address.tells_all().then(|| text.into());
         Ok(Asked { address, written })
     }
@@ -145,16 +149,8 @@ impl Registry {
             groups: None,
             waiting: successor,
             disowned: false,
+            binding: Vec::new(),
             closed: Vec::new(),
-        }
-    }
-
-    /// The inherited socket where one matches, else a new one. Returns the caller's copy.
-    pub fn listen(&mut self, asked: Asked) -> Result<OwnedFd> {
-        let name = self.free_name(&asked.address)?;
-        match self.find(&name, &asked)? {
-            Some(found) => self.adopt(name, found, asked),
-            None => self.bind(name, asked),
         }
     }
 
@@ -186,6 +182,9 @@ impl Registry {
         let missing = || Error::NotFound(format!("nothing named {} was inherited", quote(name)));
         let index =
             self.unclaimed.iter().position(|inherited| *inherited.name == *name).ok_or_else(missing)?;
+        if matches!(self.unclaimed[index].source, Source::Foreign(_)) {
+            self.open(|| format!("cannot take {}", quote(name)))?;
+        }
         let listener = socket::is_listener(self.unclaimed[index].borrow())?;
         // Before it goes: it may be a group's only member.
         self.remember_groups();
@@ -219,17 +218,18 @@ impl Registry {
     /// The name that the address asks for; further members of a group get `#2`, `#3` …
     fn free_name(&self, address: &Address) -> Result<Vec<u8>> {
         let name = address.name();
-        if !self.entries.has(&name) {
+        if !self.is_taken(&name) {
             return Ok(name);
         }
         if address.options.reuseport != Some(true) {
-            return Err(Error::system(
-                format!("cannot listen on {address}: the name {} is taken", quote(&name)),
-                Errno::EEXIST,
-            ));
+            return Err(taken(address, &name));
         }
-        let free = group::member_names(&name).find(|name| !self.entries.has(name));
+        let free = group::member_names(&name).find(|name| !self.is_taken(name));
         Ok(free.unwrap_or(name))
+    }
+
+    fn is_taken(&self, name: &[u8]) -> bool {
+        self.entries.has(name) || self.binding.iter().any(|binding| binding == name)
     }
 
     fn adopt(&mut self, name: Vec<u8>, found: Match, asked: Asked) -> Result<OwnedFd> {
@@ -237,6 +237,7 @@ impl Registry {
         let fd = self.unclaimed[index].borrow();
         let mut listens_later = address.accepts() && !found.listening;
         if matches!(self.unclaimed[index].source, Source::Foreign(_)) {
+            self.open(|| format!("cannot take over {address}"))?;
             // Nobody serves it yet. In an upgrade the predecessor does, and may block on it: then it waits for flip_ready.
             socket::set_nonblocking_once(fd)?;
         }
@@ -255,30 +256,41 @@ impl Registry {
         Ok(copy)
     }
 
-    fn bind(&mut self, name: Vec<u8>, asked: Asked) -> Result<OwnedFd> {
-        let address = &asked.address;
+    /// Passes on what was bound meanwhile; where that fails, its path is gone again.
+    fn enlist(&mut self, name: Vec<u8>, asked: Asked, bound: Result<Bound>) -> Result<OwnedFd> {
+        let prepared = bound.and_then(|bound| {
+            let prepared = self.prepare_to_enlist(&name, &asked.address, bound.fd.as_fd());
+            let (copy, listens_later) = prepared.inspect_err(|_| {
+                let _ = bound.path.as_ref().map(PathOwner::unlink_if_ours);
+            })?;
+            Ok((bound, copy, listens_later))
+        });
+        let (Bound { fd, path }, copy, listens_later) =
+            prepared.map_err(|error| self.in_the_way(error, &asked.address))?;
+        let entry = Entry::listener(name.into(), fd, asked, listens_later);
+        note_kept(entry.keep);
+        self.entries.push(Entry { path, bound_here: true, ..entry });
+        Ok(copy)
+    }
+
+    /// All that can fail: the caller's copy, and whether it is too early to listen.
+    fn prepare_to_enlist(
+        &mut self,
+        name: &[u8],
+        address: &Address,
+        fd: BorrowedFd,
+    ) -> Result<(OwnedFd, bool)> {
         self.open(|| format!("cannot listen on {address}"))?;
+        if self.entries.has(name) {
+            return Err(taken(address, name));
+        }
+        let copy = copy_for_the_caller(&fd, address)?;
         // The kernel would queue a share of the running address on a process that may yet fail.
         let later = self.is_group(address);
-        let bound = match later {
-            true => socket::bind(address),
-            false => socket::bind_and_listen(address),
-        };
-        let bound = bound.map_err(|error| self.in_the_way(error, address))?;
-        match copy_for_the_caller(&bound.fd, address) {
-            Ok(copy) => {
-                let (path, bound_here) = (bound.path, true);
-                let entry = Entry::listener(name.into(), bound.fd, asked, later);
-                let keep = entry.keep;
-                self.entries.push(Entry { path, bound_here, ..entry });
-                note_kept(keep);
-                Ok(copy)
-            }
-            Err(error) => {
-                let _ = bound.path.map(|path| path.unlink_if_ours());
-                Err(error)
-            }
+        if !later {
+            socket::listen(fd, address)?;
         }
+        Ok((copy, later))
     }
 
     /// Whether names may be added and removed; the sentence begins with what was tried.
@@ -430,6 +442,29 @@ impl Registry {
         let kept = self.entries.iter().filter(|entry| entry.keep != Keep::None);
         kept.clone().find(same).map_or(Keep::None, |entry| entry.keep)
     }
+}
+
+/// The inherited socket where one matches, else a new one. Returns the caller's copy. A new one is bound without the lock,
+/// since a file system or another replacer of a path may take their time, and everybody else needs it.
+pub fn listen(registry: &Mutex<Registry>, asked: Asked) -> Result<OwnedFd> {
+    let name = {
+        let mut registry = lock(registry);
+        let name = registry.free_name(&asked.address)?;
+        if let Some(found) = registry.find(&name, &asked)? {
+            return registry.adopt(name, found, asked);
+        }
+        registry.open(|| format!("cannot listen on {}", asked.address))?;
+        registry.binding.push(name.clone());
+        name
+    };
+    let bound = socket::bind(&asked.address);
+    let mut registry = lock(registry);
+    registry.binding.retain(|binding| *binding != name);
+    registry.enlist(name, asked, bound)
+}
+
+fn taken(address: &Address, name: &[u8]) -> Error {
+    Error::system(format!("cannot listen on {address}: the name {} is taken", quote(name)), Errno::EEXIST)
 }
 
 fn note_kept(keep: Keep) {

@@ -89,6 +89,8 @@ fn install_one(binding: &Binding) -> nix::Result<()> {
     let mut previous = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: asking only; the kernel fills `previous`.
     Errno::result(unsafe { libc::sigaction(binding.signal, std::ptr::null(), previous.as_mut_ptr()) })?;
+    // SAFETY: filled by the kernel.
+    let before = unsafe { previous.assume_init() };
     // SAFETY: not known yet, so no handler reads it.
     unsafe { *slot.previous.get() = previous };
     slot.request.store(bit(binding.request) as u8, SeqCst);
@@ -97,6 +99,10 @@ fn install_one(binding: &Binding) -> nix::Result<()> {
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = handler as *const () as usize;
     action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_SIGINFO;
+    if is_handler(&before) {
+        // What it relies on not to be interrupted by.
+        action.sa_mask = before.sa_mask;
+    }
     // SAFETY: a valid action, and a handler that stays loaded.
     let done = Errno::result(unsafe { libc::sigaction(binding.signal, &action, std::ptr::null_mut()) });
     if done.is_err() {
@@ -123,17 +129,26 @@ pub fn restore_in_child() {
 
 /// False where another handler is on top of ours and calls it: then ours stays, and passes the signal on.
 fn give_back(signal: i32, slot: &Slot) -> bool {
-    let mut current = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: asking only; then setting what was there before us, which `known` says was stored.
-    unsafe {
-        if libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) == 0
-            && current.assume_init().sa_sigaction == handler as *const () as usize
-        {
-            libc::sigaction(signal, (*slot.previous.get()).as_ptr(), std::ptr::null_mut());
-            return true;
-        }
+    let ours = is_ours(signal);
+    if ours {
+        // SAFETY: sets what was there before us, which `known` says was stored.
+        unsafe { libc::sigaction(signal, (*slot.previous.get()).as_ptr(), std::ptr::null_mut()) };
     }
-    false
+    ours
+}
+
+/// Whether the kernel calls our handler and none on top of it. Async-signal-safe.
+fn is_ours(signal: libc::c_int) -> bool {
+    let mut current = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asking only; the kernel fills `current` where it returns 0.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) == 0
+            && current.assume_init().sa_sigaction == handler as *const () as usize
+    }
+}
+
+fn is_handler(action: &libc::sigaction) -> bool {
+    action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN
 }
 
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -154,7 +169,7 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
         slot.passing_on.store(thread, SeqCst);
         // SAFETY: `known` says it was stored.
         let previous = unsafe { (*slot.previous.get()).assume_init() };
-        if previous.sa_sigaction != libc::SIG_DFL && previous.sa_sigaction != libc::SIG_IGN {
+        if is_handler(&previous) {
             // SAFETY: the host installed this handler with these flags, which say how it is called.
             unsafe {
                 if previous.sa_flags & libc::SA_SIGINFO != 0 {
@@ -165,6 +180,14 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
                     let call: extern "C" fn(libc::c_int) = std::mem::transmute(previous.sa_sigaction);
                     call(signal);
                 }
+            }
+        } else if slot.request.load(SeqCst) == 0 && is_ours(signal) {
+            // Put back by a handler that had been on top of it, after the library was gone: what was there before holds,
+            // and the signal, which is blocked here, comes again.
+            // SAFETY: async-signal-safe; `known` says that it was stored.
+            unsafe {
+                libc::sigaction(signal, &previous, std::ptr::null_mut());
+                libc::raise(signal);
             }
         }
         slot.passing_on.store(0, SeqCst);

@@ -12,7 +12,7 @@ mod tests;
 
 pub use describe::{Description, accepts, describe, is_listener, matching, may_share_port};
 pub use options::{apply_live, changes_live};
-pub use path::PathOwner;
+pub use path::{PathOwner, look_up_owner};
 
 use crate::address::{Address, Endpoint, Host, Protocol, UnixKind, UnixName, quote};
 use crate::error::{Error, Result};

@@ -299,12 +299,10 @@ impl Supervisor {
         }
     }
 
-    /// When this process started, in clock ticks since boot.
-    fn start_time(&mut self) -> std::result::Result<u64, Errno> {
-        match self.start_time {
-            Some(time) => Ok(time),
-            None => fd::start_time(std::process::id()).inspect(|time| self.start_time = Some(*time)),
-        }
+    /// When this process started, in clock ticks since boot; 0 where there is no /proc to ask: it is only shown.
+    fn start_time(&mut self) -> u64 {
+        self.start_time = self.start_time.or_else(|| fd::start_time().ok());
+        self.start_time.unwrap_or(0)
     }
 
     /// Until there is something, a timer is over, or that moment has come.

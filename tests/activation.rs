@@ -107,6 +107,25 @@ fn sockets_are_found_by_name_and_by_address_and_the_rest_is_left_alone() {
     world.stop(&next);
 }
 
+/// It is not in the table that the successor has: only the manager would hold it, and nobody accept.
+#[test]
+fn what_is_not_claimed_before_an_upgrade_can_not_be_claimed_during_one() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let ((one, _), (other, port)) = (tcp("127.0.0.1"), tcp("127.0.0.1"));
+    let world = activate(vec![one, other], Some("one:other"));
+    let now = world.zero();
+    now.ok("inherit tcp://127.0.0.1:0?name=one");
+    now.ok("ready -1");
+    world.failing_upgrade(&now, |_| {
+        now.fails(&format!("listen tcp://127.0.0.1:{port}"), libc::EALREADY);
+        now.fails("inherit tcp://127.0.0.1:0?name=other", libc::EALREADY);
+        now.fails("take other", libc::EALREADY);
+    });
+    assert_eq!(now.text("inherited"), "other");
+    now.ok("take other");
+    world.stop(&now);
+}
+
 #[test]
 fn the_path_of_a_socket_from_systemd_is_never_unlinked() {
     let _limit = testkit::limit(Duration::from_secs(60));

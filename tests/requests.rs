@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
-use testkit::host::{Called, Host, SOON, Who};
+use testkit::host::{Called, Host, SOON, Who, c_program};
 use testkit::limit;
 use testkit::load::Address;
-use testkit::process::{Signal, signal};
+use testkit::process::{Family, Output, Signal, signal};
 use testkit::scripted::{Stage, Successor};
 
 const NOT_READY: (i32, i64) = (libc::EAGAIN, 8);
@@ -606,4 +607,27 @@ fn draining_free_frees() {
     stage.family.wait_gone(first.pid, SOON);
     drop(connection);
     stage.end(second.pid);
+}
+
+/// What `tests/c/handlers.c` printed, and the signal that ended it.
+fn handlers(which: &str) -> (String, Option<i32>) {
+    let family = Family::new();
+    let program = family.program(c_program("tests/c/handlers.c", &[])).arg(which).output(Output::File);
+    let mut process = program.start();
+    let status = process.wait(SOON);
+    family.assert_none_left(SOON);
+    (process.output(), status.signal())
+}
+
+#[test]
+fn a_handler_that_was_there_before_runs_with_the_mask_that_it_asked_for() {
+    let _limit = limit(Duration::from_secs(60));
+    assert_eq!(handlers("below"), ("blocked 1\nalive\n".into(), None));
+}
+
+#[test]
+fn a_handler_that_is_put_back_after_the_end_leaves_the_signal_to_its_default() {
+    let _limit = limit(Duration::from_secs(60));
+    assert_eq!(handlers("late"), (String::new(), Some(libc::SIGTERM)));
+    assert_eq!(handlers("chained"), ("alive\n".into(), None));
 }

@@ -47,7 +47,12 @@ impl Sockets {
     ) -> Result<Sockets> {
         let inherited = inherited.map(|(entry, fd)| (private(fd), entry.owner));
         let Some(address) = wanted else { return Ok(Sockets { ours: None, other: inherited }) };
-        let address = address.clone();
+        let what = |error: Error| match error {
+            Error::System { what, errno } => Error::system(format!("control socket: {what}"), errno),
+            other => other,
+        };
+        let mut address = address.clone();
+        socket::look_up_owner(&mut address).map_err(what)?;
         if let Some((listener, path)) = &inherited
             && is_it(listener, path.as_ref(), &address)?
         {
@@ -55,10 +60,6 @@ impl Sockets {
             let ours = Some(Socket { listener, address, path, bound_here: false });
             return Ok(Sockets { ours, other: None });
         }
-        let what = |error: Error| match error {
-            Error::System { what, errno } => Error::system(format!("control socket: {what}"), errno),
-            other => other,
-        };
         let ours = match registry.claim_for_library(&address)? {
             Some(fd) => Socket { listener: private(fd), address, path: None, bound_here: false },
             None => {

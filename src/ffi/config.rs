@@ -172,7 +172,7 @@ pub unsafe extern "C" fn flip_config_set_events(config: *mut flip_config_t, mask
 /// It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
 /// link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
 ///
-/// 0, or -EINVAL: NULL as `config`, an empty path, a path that names a directory; -ENOENT: a relative path, and the
+/// 0, or -EINVAL: NULL as `config`, an empty path, one that ends in "/", "." or ".."; -ENOENT: a relative path, and the
 /// working directory was removed.
 ///
 /// # Safety

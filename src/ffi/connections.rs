@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 /// exhausted, goes on after a signal handler. Called before `flip_ready` has returned 0 it waits for that first. Any
 /// number of threads may call it at once.
 ///
-/// The connection, or -ECANCELED from shutdown on (also in a thread that waits already) and after `flip_free`;
+/// The connection, or -ECANCELED from shutdown on, also in a thread that waits already, and there in `flip_free` too;
 /// -ETIMEDOUT: `timeout_ms` passed; -EMFILE, -ENFILE, -ENOBUFS, -ENOMEM, with `timeout_ms` 0 only: a connection waits, and
 /// nothing is left to take it with: look again in a while, not at once; -EINVAL: the listener blocks (O_NONBLOCK is not
 /// set; looked at every few calls), or does not listen; -EBADF.
@@ -42,8 +42,8 @@ pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
     call_unusual("flip_conn_begin", flip, Flip::conn_begin)
 }
 
-/// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each. 0, -EINVAL or
-/// -EBADF.
+/// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each, and with the handle that
+/// it began with: the next one's count begins at 0, and would be one too low. 0, -EINVAL or -EBADF.
 ///
 /// # Safety
 ///
@@ -69,8 +69,8 @@ pub unsafe extern "C" fn flip_conn_count(flip: *const flip_t) -> c_int {
 
 /// Waits until no connection is open: 0. Never -EINTR.
 ///
-/// Or -ETIME: the drain deadline passed; -ECANCELED: a second stop cut the drain short, or `flip_free`; -ETIMEDOUT:
-/// `timeout_ms` passed; -EINVAL: shutdown has not begun.
+/// Or -ETIME: the drain deadline passed; -ECANCELED: a second stop cut the drain short, which leaves it 1.5 s, or
+/// `flip_free`; -ETIMEDOUT: `timeout_ms` passed; -EINVAL: shutdown has not begun.
 ///
 /// # Safety
 ///

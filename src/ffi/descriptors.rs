@@ -21,8 +21,9 @@ use std::os::fd::IntoRawFd;
 /// clear O_NONBLOCK: both would reach every process that shares it.
 ///
 /// The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
-/// there already; -EALREADY: an upgrade is under way and the socket would have to be bound; -ESHUTDOWN after it;
-/// -ECHILD in a forked child; else the errno of what failed.
+/// there already; -EALREADY: an upgrade is under way and the socket would have to be bound, or taken from systemd;
+/// -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by this
+/// call, which takes as long as the name service does; nothing else waits for it.
 ///
 /// # Safety
 ///
@@ -38,7 +39,7 @@ pub unsafe extern "C" fn flip_listen(flip: *mut flip_t, address: *const c_char) 
 }
 
 /// The inheriting half of `flip_listen`: the descriptor, or -ENOENT where nothing that was inherited matches; never
-/// binds. -EINVAL, -EEXIST and -ECHILD as there.
+/// binds. -EINVAL, -EEXIST, -EALREADY, -ESHUTDOWN and -ECHILD as there.
 ///
 /// # Safety
 ///
@@ -77,8 +78,8 @@ pub unsafe extern "C" fn flip_add(flip: *mut flip_t, name: *const c_char, fd: c_
 /// The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are.
 /// It goes on being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
 ///
-/// The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE;
-/// -ECHILD in a forked child.
+/// The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; of what
+/// systemd passed -EALREADY: an upgrade is under way, without it; -ESHUTDOWN after it; -ECHILD in a forked child.
 ///
 /// # Safety
 ///

@@ -14,8 +14,9 @@ use std::ffi::{CStr, c_char, c_int};
 /// Call it early, before other threads exist: it removes the variables that were meant for this process from the
 /// environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade).
 ///
-/// The next generation starts with the environment and descriptors 0 to 2 as they are now (a server that opens its log
-/// anew on descriptor 2 later does so again in each generation), and with the signal mask, the ignored signals, the
+/// The next generation starts with the environment and descriptors 0 to 2 as they are now, of which the library keeps
+/// copies (a server that opens its log anew on descriptor 2 later does so again in each generation, and the copy keeps
+/// the space of a log that was removed meanwhile until the process ends), and with the signal mask, the ignored signals, the
 /// directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library was loaded.
 ///
 /// What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
@@ -99,10 +100,10 @@ pub unsafe extern "C" fn flip_generation(flip: *const flip_t) -> c_int {
 /// a link moved gives the new program) with the same arguments.
 ///
 /// `executable` with a slash is a path, relative to the directory the new process starts in; without one it is looked
-/// for in PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself. Both are
-/// copied.
+/// for in PATH when the upgrade runs. `argv` ends with NULL and begins with the program's name for itself, which is
+/// `executable` where there is nothing in it. Both are copied.
 ///
-/// 0, or -EINVAL: NULL or nothing in `argv`; -ECHILD in a forked child.
+/// 0, or -EINVAL: NULL, an empty `executable`; -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -137,7 +138,8 @@ pub unsafe extern "C" fn flip_set_command(
 /// Sets a variable in the environment of the next generation, which is the one of this process at `flip_init`; a NULL
 /// `value` removes it. This process's own environment is not changed.
 ///
-/// 0, or -EINVAL: NULL, an empty name, one with '='; -ECHILD in a forked child.
+/// 0, or -EINVAL: NULL, an empty name, one with '=', one that the upgrade itself sets (LISTEN_*, SHELLFLIP_CHANNEL);
+/// -ECHILD in a forked child.
 ///
 /// # Safety
 ///

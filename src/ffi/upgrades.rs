@@ -90,7 +90,8 @@ pub unsafe extern "C" fn flip_upgrade(flip: *mut flip_t, timeout_ms: c_int) -> c
 /// own may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
 /// remembered and leads to one later.
 ///
-/// 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child.
+/// 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child. Since a handler may be what calls it,
+/// `flip_last_error` says nothing about it.
 ///
 /// # Safety
 ///

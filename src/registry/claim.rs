@@ -28,6 +28,8 @@ pub(super) struct Inherited {
     pub in_store: Option<String>,
     /// With this text our predecessor was asked for it.
     pub written: Option<Arc<[u8]>>,
+    /// The library has a copy, and the original goes once `flip_init` is sure to succeed.
+    pub for_library: bool,
 }
 
 /// One of what is unclaimed that fits.
@@ -60,6 +62,7 @@ impl From<Activated> for Inherited {
             named: one.named,
             in_store: None,
             written: None,
+            for_library: false,
         }
     }
 }
@@ -69,7 +72,8 @@ impl From<(TableEntry, OwnedFd)> for Inherited {
         let source = Source::Ours(fd);
         let (path, keep) = (entry.owner, entry.keep);
         let written = entry.address;
-        Inherited { name: entry.name, source, path, keep, named: true, in_store: None, written }
+        let name = entry.name;
+        Inherited { name, source, path, keep, named: true, in_store: None, written, for_library: false }
     }
 }
 
@@ -124,21 +128,21 @@ impl Registry {
         Ok(None)
     }
 
-    /// A socket for the library itself that a service manager has passed for this address, listening and
-    /// non-blocking.
+    /// A copy of a socket that a service manager has passed for this address, for the library itself, listening and
+    /// non-blocking. The original stays until `flip_init` is sure to succeed: it could not be found again.
     pub fn claim_for_library(&mut self, address: &Address) -> Result<Option<OwnedFd>> {
         let asked = Asked { address: address.clone(), written: None };
         let Some(found) = self.find(&address.name(), &asked)? else { return Ok(None) };
         if !matches!(self.unclaimed[found.index].source, Source::Foreign(_)) {
             return Ok(None);
         }
-        let (_, inherited) = self.claim(found.index, address)?;
-        let fd = inherited.own();
-        socket::set_nonblocking_once(fd.as_fd())?;
+        let copy = copy_for_the_caller(&self.unclaimed[found.index].borrow(), address)?;
+        socket::set_nonblocking_once(copy.as_fd())?;
         if !found.listening {
-            socket::listen(fd.as_fd(), address)?;
+            socket::listen(copy.as_fd(), address)?;
         }
-        Ok(Some(fd))
+        self.unclaimed[found.index].for_library = true;
+        Ok(Some(copy))
     }
 
     /// Takes it out of what is unclaimed, with a copy for the caller. All that can fail comes first: what is lost here
@@ -194,6 +198,7 @@ fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::IntoRawFd;
 
     fn bound(text: &str) -> OwnedFd {
         socket::bind_and_listen(&Address::parse(text.as_bytes()).unwrap()).unwrap().fd
@@ -208,6 +213,26 @@ mod tests {
 
     fn ask(registry: &mut Registry, text: &str) -> Result<OwnedFd> {
         registry.inherit(Asked::parse(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn what_the_library_takes_for_itself_can_be_found_again_by_a_flip_init_after_one_that_failed() {
+        let address = Address::parse(b"tcp://127.0.0.1:0?name=control").unwrap();
+        let listener = bound("tcp://127.0.0.1:0");
+        let (is, number) = (fd::inode(listener.as_fd()), listener.into_raw_fd());
+        let start = || Registry::fresh(vec![Activated { number, name: b"control".to_vec(), named: true }]);
+        for _ in 0..2 {
+            let claimed = start().claim_for_library(&address).unwrap().unwrap();
+            assert_eq!(fd::inode(claimed.as_fd()), is);
+        }
+        let mut registry = start();
+        let claimed = registry.claim_for_library(&address).unwrap().unwrap();
+        registry.own_what_is_ours();
+        assert_eq!(registry.unclaimed().count(), 0);
+        assert_eq!(fd::inode(claimed.as_fd()), is);
+        // SAFETY: only asked whether it is open.
+        let original = unsafe { BorrowedFd::borrow_raw(number) };
+        assert_ne!(fd::inode(original), is);
     }
 
     /// A comparison would refuse these: it is not made.

@@ -68,10 +68,12 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Asked;
+    use super::super::{Asked, listen};
     use super::*;
     use crate::channel::TableEntry;
+    use crate::flip::lock;
     use crate::sys::net;
+    use std::sync::Mutex;
 
     #[test]
     fn a_further_member_waits_for_commit_also_where_the_first_one_was_taken_by_name() {
@@ -79,12 +81,12 @@ mod tests {
         let first = socket::bind_and_listen(&parse("tcp://127.0.0.1:0?reuseport=1")).unwrap();
         let endpoint = socket::describe(first.fd.as_fd()).unwrap().endpoint().unwrap();
         let entry = TableEntry { listener: true, ..TableEntry::named(b"first") };
-        let mut registry = Registry::inherited(vec![(entry, first.fd)]);
-        registry.take(b"first").unwrap();
+        let registry = Mutex::new(Registry::inherited(vec![(entry, first.fd)]));
+        lock(&registry).take(b"first").unwrap();
         let further = Asked::parse(format!("{endpoint}?reuseport=1").as_bytes()).unwrap();
-        let further = registry.listen(further).unwrap();
+        let further = listen(&registry, further).unwrap();
         assert!(!net::is_tcp_listener(further.as_fd()).unwrap());
-        registry.listen_further().unwrap();
+        lock(&registry).listen_further().unwrap();
         assert!(net::is_tcp_listener(further.as_fd()).unwrap());
     }
 }

@@ -22,7 +22,11 @@ impl Registry {
 
     /// What the store gave back is this library's: unlike a socket of a .socket unit it is meant for nobody else in the
     /// host, and closed if it is not claimed. Not before `flip_init` is sure to succeed: it could not be found again.
-    pub fn own_what_was_stored(&mut self) {
+    /// The same for what the library has taken for itself.
+    pub fn own_what_is_ours(&mut self) {
+        if let Some(index) = self.unclaimed.iter().position(|one| one.for_library) {
+            drop(self.unclaimed.remove(index).map(Inherited::own));
+        }
         for one in self.unclaimed.iter_mut().filter(|one| one.in_store.is_some()) {
             one.source = match one.source {
                 Source::Foreign(number) => {
@@ -63,6 +67,7 @@ pub(super) fn given_back(one: Activated, known: Known) -> Inherited {
         named,
         in_store,
         written: None,
+        for_library: false,
     }
 }
 
@@ -83,7 +88,7 @@ mod tests {
         drop(start());
         assert!(TcpStream::connect(address).is_ok());
         let mut registry = start();
-        registry.own_what_was_stored();
+        registry.own_what_is_ours();
         assert_eq!(registry.unclaimed_in_store(), ["shellflip.web"]);
         assert_eq!(registry.drop_unclaimed(), ["\"web\""]);
         assert!(TcpStream::connect(address).is_err());

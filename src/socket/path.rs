@@ -23,6 +23,7 @@ use crate::sys::file;
 use crate::sys::net::{self, SockAddr};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag};
+use nix::unistd::{Gid, Uid};
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
         other => other,
     }
     .map_err(|errno| refused(address, errno))?;
-    let (held, status) = hold_socket(what, path)?;
+    let (held, status) = hold_socket(what, path).inspect_err(|_| remove_what_was_bound(path))?;
     let owner = PathOwner { path: path.to_vec(), dev: status.st_dev, ino: status.st_ino };
     if restricted {
         let mode = address.options.mode.unwrap_or_else(default_mode);
@@ -102,6 +103,14 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
         }
     }
     Ok(Bound { fd, path: Some(owner) })
+}
+
+/// No descriptor is left to hold it with. It was bound a moment ago, by us.
+fn remove_what_was_bound(path: &[u8]) {
+    if let Ok(status) = net::path_status(path) {
+        let owner = PathOwner { path: path.to_vec(), dev: status.st_dev, ino: status.st_ino };
+        let _ = owner.unlink_if_ours();
+    }
 }
 
 /// What is at the path, if that is a socket. `what` begins the sentence of an error, here and below.
@@ -114,6 +123,20 @@ pub(super) fn hold_socket(what: &dyn Display, path: &[u8]) -> Result<(OwnedFd, F
         return Err(Error::system(text, Errno::EADDRINUSE));
     }
     Ok((held, status))
+}
+
+/// Puts numbers in place of the names in `owner=`. That may take as long as a name service wants, so it is done first of
+/// all, by the host's thread, while nobody waits for it: neither clients of a path that is half ready nor, in a successor
+/// that has said LIVE, everybody.
+pub fn look_up_owner(address: &mut Address) -> Result<()> {
+    let Some(Owner { user, group }) = address.options.owner.clone() else { return Ok(()) };
+    let what = trying(address);
+    let user = user.map(|name| lookup(&what, "user", &name, net::user_id).map(Uid::as_raw)).transpose()?;
+    let group =
+        group.map(|name| lookup(&what, "group", &name, net::group_id).map(Gid::as_raw)).transpose()?;
+    let number = |id: Option<u32>| id.map(|id| id.to_string().into_bytes());
+    address.options.owner = Some(Owner { user: number(user), group: number(group) });
+    Ok(())
 }
 
 /// First the owner, then the mode: the other way round it would be the old owner who is let in.

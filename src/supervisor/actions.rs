@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 /// A second stop leaves this much to a drain.
 const CUT_DRAIN: Duration = Duration::from_millis(1500);
-/// The usual reason is a wrapper whose child runs the server: a child is not the process that was started.
-const NEVER_INITIALISED: &str =
-    "; flip_init was not called in that process: a wrapper must exec the server, not fork it";
+/// A program that fails before; or a wrapper whose child runs the server, and a child is not the process that was started.
+const NEVER_INITIALISED: &str = "; flip_init was not called in that process: the program failed before (127: its loader), or a \
+                                 wrapper has forked the server, which it must exec";
 /// Of a call that asks for an upgrade these say something else than that the new program could not be started, and what the
 /// caller does about it would be wrong.
 const OF_A_CALL: [Errno; 7] = [
@@ -243,7 +243,7 @@ impl Supervisor {
     fn this_process(&mut self) -> Result<Process> {
         let failed = |errno| Error::system("cannot find out about this process", errno);
         let pidfd = process::pidfd_open(Pid::this()).map_err(failed)?;
-        let start = self.start_time().map_err(failed)?;
+        let start = self.start_time();
         Ok(Process { pid: std::process::id(), start, pidfd, generation: None })
     }
 

@@ -11,6 +11,7 @@ use crate::spawn::Spawned;
 use crate::sys::{fd, process};
 use crate::upgrade::{Exit, Outcome, PredecessorSays, SuccessorSays};
 use nix::errno::Errno;
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) struct Predecessor {
     pub state: Option<OwnedFd>,
     /// What RELEASED tells of the upgrade.
     pub phases: Option<Vec<(String, u64)>>,
+    /// The last thing that was said is that the start takes so many milliseconds longer.
+    extended: Cell<Option<u64>>,
 }
 
 /// Whom we started.
@@ -80,7 +83,14 @@ fn next<Out: Message, In: Message>(
 
 impl Predecessor {
     pub fn new(channel: PrivateChannel<ToPredecessor>, process: Process) -> Predecessor {
-        Predecessor { channel: Some(channel), process, commit_deadline: None, state: None, phases: None }
+        Predecessor {
+            channel: Some(channel),
+            process,
+            commit_deadline: None,
+            state: None,
+            phases: None,
+            extended: Cell::new(None),
+        }
     }
 
     pub fn watched(&self) -> Vec<BorrowedFd<'_>> {
@@ -127,17 +137,24 @@ impl Predecessor {
             SuccessorSays::Withdrawn(reason) => FromSuccessor::Withdrawn(reason.clone()),
             SuccessorSays::Extend | SuccessorSays::Garbage(_) => return Outcome::Gone,
         };
+        self.extended.set(None);
         match self.channel.as_ref().map(|channel| channel.send(&message)) {
             Some(Ok(Sent::Taken)) => Outcome::Taken,
             _ => Outcome::Gone,
         }
     }
 
-    /// Asks for a longer start.
+    /// Asks for a longer start. A host may do so thousands of times while its predecessor stands still, and the channel
+    /// must have room for READY then: what is still to be read, and will count from then on, is not said again.
     pub fn extend(&self, by: Duration) {
+        let Some(channel) = &self.channel else { return };
         let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-        // A predecessor that is gone has no deadline either.
-        let _ = self.channel.as_ref().map(|channel| channel.send(&FromSuccessor::Extend { ms }));
+        let said = self.extended.get().is_some_and(|said| said >= ms);
+        if !(said && fd::unread_by_peer(channel.as_fd()) == Ok(true)) {
+            // A predecessor that is gone has no deadline either.
+            let _ = channel.send(&FromSuccessor::Extend { ms });
+            self.extended.set(Some(ms));
+        }
     }
 
     pub fn process(&self) -> &Process {
@@ -225,5 +242,45 @@ pub(super) fn wait(pidfd: BorrowedFd) -> Exit {
             Some(process::Exit::Signal(signal)) => Exit::Signal(signal),
             None => Exit::Unknown,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::pair;
+    use crate::fork::NoFork;
+    use nix::unistd::Pid;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_start_that_is_extended_again_and_again_leaves_room_for_ready() {
+        let (theirs, ours) = pair().unwrap();
+        let pidfd = process::pidfd_open(Pid::this()).unwrap();
+        let process = Process { pid: 1, start: 0, pidfd, generation: None };
+        let predecessor = Predecessor::new(NoFork::hold().private(ours), process);
+        for _ in 0..10_000 {
+            predecessor.extend(ms(30_000));
+        }
+        predecessor.extend(ms(30_001));
+        predecessor.extend(ms(20_000));
+        assert_eq!(predecessor.send(&SuccessorSays::Ready), Outcome::Taken);
+        predecessor.extend(ms(10_000));
+        let heard = || match theirs.receive() {
+            Received::Message(message) => Some(message),
+            _ => None,
+        };
+        for expected in [30_000, 30_001] {
+            assert_eq!(heard(), Some(FromSuccessor::Extend { ms: expected }));
+        }
+        assert_eq!(heard(), Some(FromSuccessor::Ready));
+        assert_eq!(heard(), Some(FromSuccessor::Extend { ms: 10_000 }));
+        // What was heard counts from then on: later it has to be said again.
+        predecessor.extend(ms(10_000));
+        assert_eq!(heard(), Some(FromSuccessor::Extend { ms: 10_000 }));
+        assert_eq!(heard(), None);
     }
 }

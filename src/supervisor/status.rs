@@ -22,7 +22,7 @@ impl Supervisor {
         if let Ok(registry) = self.inner.registry.try_lock() {
             self.listed = registry.listed();
         }
-        let uptime = self.start_time().ok().and_then(fd::age);
+        let uptime = fd::age(self.start_time());
         let inner = &self.inner;
         let startup = &inner.startup;
         let (command, directory) = lock(&inner.overrides).next(startup);

@@ -5,11 +5,10 @@
 use super::{fault, file};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::poll::{PollFd, ppoll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair as nix_socketpair};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
-use std::ffi::CString;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -113,6 +112,12 @@ pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, Errn
     };
     let timeout = timeout.map(time_spec);
     ppoll(fds, timeout, None).map(|ready| usize::try_from(ready).unwrap_or(0))
+}
+
+/// Whether a write would be taken now, in part at least, or refused.
+pub fn can_be_written(fd: BorrowedFd) -> bool {
+    let now = TimeSpec::new(0, 0);
+    ppoll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], Some(now), None) != Ok(0)
 }
 
 /// A counter for waking a poll: non-blocking, at 0.
@@ -244,19 +249,18 @@ pub fn monotonic_ns() -> u64 {
     (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
-/// When a process started, in clock ticks since boot: with the pid it names one process, for ever. `ESRCH` for none.
-pub fn start_time(pid: u32) -> Result<u64, Errno> {
+/// When this process started, in clock ticks since boot: with the pid it names one process, for ever. Not by its
+/// number, which another process has where /proc is that of another pid namespace.
+pub fn start_time() -> Result<u64, Errno> {
     fault::at("start-time")?;
-    let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::EINVAL)?;
-    let stat = file::read_proc(&path).map_err(|errno| match errno {
-        Errno::ENOENT => Errno::ESRCH,
-        errno => errno,
-    })?;
-    start_time_field(&stat).ok_or(Errno::EIO)
+    start_time_field(&file::read_proc(c"/proc/self/stat")?).ok_or(Errno::EIO)
 }
 
-/// How long ago that was.
+/// How long ago that was; 0 is not known.
 pub fn age(start_time: u64) -> Option<Duration> {
+    if start_time == 0 {
+        return None;
+    }
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec; sysconf asks for a number.
     let (done, ticks) =
@@ -285,7 +289,6 @@ pub fn secure_execution() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::poll::PollFlags;
 
     #[test]
     fn the_start_time_is_found_behind_a_command_with_parentheses() {
@@ -293,8 +296,7 @@ mod tests {
         assert_eq!(start_time_field(stat), Some(98765));
         assert_eq!(start_time_field(b"7 (a"), None);
         assert_eq!(start_time_field(b"7 (a) S 1"), None);
-        assert!(start_time(std::process::id()).unwrap() > 0);
-        assert_eq!(start_time(u32::MAX), Err(Errno::ESRCH));
+        assert!(age(start_time().unwrap()).is_some() && age(0).is_none());
     }
 
     #[test]

@@ -202,7 +202,8 @@ pub fn set_socket_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 /// Holds on to what is at `path` without opening it or following a last link.
 pub fn hold(path: &[u8]) -> Result<OwnedFd> {
     fault::at("open")?;
-    nix::fcntl::open(&*c_path(path)?, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    nix::fcntl::open(&*c_path(path)?, flags, Mode::empty()).and_then(super::fd::at_least_3)
 }
 
 /// fstat(2)
@@ -223,11 +224,23 @@ pub fn set_owner(held: BorrowedFd<'_>, user: Option<Uid>, group: Option<Gid>) ->
     nix::unistd::fchownat(held, c"", user, group, nix::fcntl::AtFlags::AT_EMPTY_PATH)
 }
 
-/// The mode of what [`hold`] holds. Goes through /proc: fchmodat2(2) with AT_EMPTY_PATH is of 6.6.
+/// The mode of what [`hold`] holds. Goes through /proc, or by fchmodat2(2) where there is none: that is of 6.6.
 pub fn set_mode(held: BorrowedFd<'_>, mode: u32) -> Result<()> {
     fault::at("fchmodat")?;
     let path = c_path(format!("/proc/self/fd/{}", held.as_raw_fd()).as_bytes())?;
-    fchmodat(AT_FDCWD, &*path, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
+    match fchmodat(AT_FDCWD, &*path, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink) {
+        Err(Errno::ENOENT) => set_mode_without_proc(held, mode),
+        other => other,
+    }
+}
+
+fn set_mode_without_proc(held: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    /// The same on all architectures, and not known to libc everywhere.
+    const FCHMODAT2: libc::c_long = 452;
+    let (fd, empty) = (held.as_raw_fd(), c"".as_ptr());
+    // SAFETY: the kernel reads an empty string.
+    let done = unsafe { libc::syscall(FCHMODAT2, fd, empty, mode, libc::AT_EMPTY_PATH) };
+    Errno::result(done).map(drop).map_err(|errno| if errno == Errno::ENOSYS { Errno::ENOENT } else { errno })
 }
 
 /// unlink(2)
@@ -240,7 +253,8 @@ pub fn unlink(path: &[u8]) -> Result<()> {
 pub fn open_lock(path: &[u8]) -> Result<File> {
     fault::at("open")?;
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    nix::fcntl::open(&*c_path(path)?, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
+    let file = nix::fcntl::open(&*c_path(path)?, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    super::fd::at_least_3(file).map(File::from)
 }
 
 /// A file with the lock of flock(2). Not nix's, which panics where the lock cannot be given back.

@@ -75,10 +75,11 @@ pub unsafe fn clone(
 pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     fault::at("pidfd_open")?;
     // SAFETY: takes two numbers and gives a new descriptor, which nobody else owns.
-    unsafe {
+    let fd = unsafe {
         let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
-        Ok(OwnedFd::from_raw_fd(fd as c_int))
-    }
+        OwnedFd::from_raw_fd(fd as c_int)
+    };
+    super::fd::at_least_3(fd)
 }
 
 /// Sends `signal` to the process behind `pidfd`; never to another one that got its number since. `ESRCH`: it ended.

@@ -146,19 +146,36 @@ extern "C" fn entry(start: *mut c_void) -> *mut c_void {
     std::ptr::null_mut()
 }
 
-/// One write(2) that raises no SIGPIPE, whatever is at the other end and whoever's thread this is.
+/// The number of this thread.
+pub fn id() -> i32 {
+    // SAFETY: gettid has no conditions.
+    unsafe { libc::gettid() }
+}
+
+/// One write(2) that raises no SIGPIPE, whatever is at the other end.
 pub fn write_without_sigpipe(fd: BorrowedFd, bytes: &[u8]) {
-    let pipe = SigSet::from(Signal::SIGPIPE);
+    let _ = without_signal(Signal::SIGPIPE, Errno::EPIPE, || nix::unistd::write(fd, bytes));
+}
+
+/// Runs what fails with this errno without the signal that the kernel sends this thread besides, whoever's thread it is.
+pub fn without_signal<T>(
+    signal: Signal,
+    errno: Errno,
+    run: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let only = SigSet::from(signal);
     let mut before = SigSet::empty();
     // The calls fail for a wrong `how` only.
-    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&pipe), Some(&mut before));
-    let waits = is_pending(Signal::SIGPIPE);
-    if nix::unistd::write(fd, bytes) == Err(Errno::EPIPE) && !waits {
+    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&only), Some(&mut before));
+    let waits = is_pending(signal);
+    let done = run();
+    if done.as_ref().err() == Some(&errno) && !waits {
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: takes back the signal that was just raised, for this thread; the pointers outlive the call.
-        unsafe { libc::sigtimedwait(pipe.as_ref(), std::ptr::null_mut(), &now) };
+        unsafe { libc::sigtimedwait(only.as_ref(), std::ptr::null_mut(), &now) };
     }
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    done
 }
 
 fn is_pending(signal: Signal) -> bool {

@@ -177,3 +177,18 @@ fn a_released_generation_that_cannot_write_it_serves_and_says_so() {
     served.stop();
     wait_until("no pid file", SOON, || !path.exists());
 }
+
+/// The kernel sends the thread that writes a signal besides, whose default ends the process.
+#[test]
+fn a_limit_of_file_sizes_is_an_error_at_the_start() {
+    let _limit = testkit::limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let path = folder.path().join("pid");
+    let limited = family.program("/bin/sh").args(["-c", "ulimit -f 0; exec \"$0\" >/dev/null 2>&1"]);
+    let limited = limited.arg(c_program("tests/c/host.c", &[])).env("HOST_PID_FILE", &path);
+    let status = limited.start().wait(SOON);
+    // What host.c exits with when flip_ready fails.
+    assert_eq!(status.code(), Some(4), "{status}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    family.assert_none_left(SOON);
+}

@@ -21,12 +21,21 @@ pub fn minus(errno: i32) -> i64 {
 
 impl Part {
     pub fn start(environment: &[(&str, &str)]) -> Part {
+        Part::start_in(&[], environment)
+    }
+
+    /// Started by this command, whose argument it is.
+    pub fn start_in(wrapper: &[&str], environment: &[(&str, &str)]) -> Part {
         let (family, folder) = (Family::new(), temp_dir());
-        let control = folder.path().to_string_lossy().into_owned();
-        let mut environment = environment.to_vec();
-        environment.push(("CONTROL", &control));
         let program = c_program("tests/c/takes_part.c", &[]);
-        let host = Host::start_program(&family, &program, &environment);
+        let mut command = match wrapper {
+            [] => family.program(program),
+            [first, rest @ ..] => family.program(first).args(rest).arg(program),
+        };
+        for (name, value) in environment {
+            command = command.env(name, value);
+        }
+        let host = Host::run(command.env("CONTROL", folder.path()));
         Part { host, family, folder }
     }
 

@@ -42,7 +42,7 @@ pub enum Request {
     Upgrade,
     /// Finish and exit.
     Stop,
-    /// Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
+    /// Leave the service but go on: no more upgrades, no listener's path is unlinked, nobody is told.
     Detach,
 }
 

@@ -16,7 +16,7 @@ class Request(enum.IntEnum):
     UPGRADE = 1
     #: Finish and exit.
     STOP = 2
-    #: Leave the service but go on: no more upgrades, nothing is unlinked, nobody is told.
+    #: Leave the service but go on: no more upgrades, no listener's path is unlinked, nobody is told.
     DETACH = 3
 
 

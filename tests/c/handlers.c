@@ -1,0 +1,58 @@
+/* The host's own handlers of SIGTERM and the library's. argv[1] says which. For tests/requests.rs.
+ *
+ *   below    the host's came first and blocks SIGUSR2 while it runs: `blocked 1` if that holds below the library's too
+ *   late     the host's is on top when the library goes, and puts the library's back: SIGTERM is the default again
+ *   chained  the same, but it stays and calls the library's: `alive` */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "shellflip.h"
+
+static volatile sig_atomic_t blocked = -1;
+static struct sigaction before;
+
+static void below(int number)
+{
+    sigset_t now;
+    (void)number;
+    sigprocmask(SIG_BLOCK, NULL, &now);
+    blocked = sigismember(&now, SIGUSR2);
+}
+
+static void on_top(int number, siginfo_t *info, void *context)
+{
+    before.sa_sigaction(number, info, context);
+}
+
+int main(int argc, char **argv)
+{
+    const char *which = argc > 1 ? argv[1] : "";
+    struct sigaction action = { 0 };
+    flip_t *flip;
+    sigemptyset(&action.sa_mask);
+    if (!strcmp(which, "below")) {
+        action.sa_handler = below;
+        sigaddset(&action.sa_mask, SIGUSR2);
+        sigaction(SIGTERM, &action, NULL);
+    }
+    if (flip_init(NULL, &flip) != 0 || flip_ready(flip, -1) != 0) {
+        fprintf(stderr, "%s\n", flip_last_error());
+        return 1;
+    }
+    if (strcmp(which, "below")) {
+        action.sa_sigaction = on_top;
+        action.sa_flags = SA_SIGINFO;
+        sigaction(SIGTERM, &action, &before);
+        flip_free(flip);
+        if (!strcmp(which, "late"))
+            sigaction(SIGTERM, &before, NULL);
+    }
+    raise(SIGTERM);
+    if (blocked >= 0)
+        printf("blocked %d\n", (int)blocked);
+    printf("alive\n");
+    return 0;
+}
