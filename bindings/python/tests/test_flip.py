@@ -306,6 +306,79 @@ def test_times_are_rounded_up_and_infinity_is_the_longest() -> None:
             milliseconds(wrong)
 
 
+def test_what_c_would_cut_short_is_refused(flip: Flip) -> None:
+    for call in (
+        lambda: flip.listen("tcp://127.0.0.1:0\0junk"),
+        lambda: flip.set_env("A", "one\0two"),
+        lambda: flip.set_command(["a", "one\0two"]),
+        lambda: flip.take(b"a\0b"),
+    ):
+        with pytest.raises(ValueError, match="null byte"):
+            call()
+    with pytest.raises(TypeError, match="list of words"):
+        flip.set_command("python3 server.py")
+
+
+def test_a_request_that_is_none_says_so_itself(flip: Flip) -> None:
+    with pytest.raises(OSError, match=r"192\.0\.2\.1"):
+        flip.listen("tcp://192.0.2.1:1")
+    with pytest.raises(OSError, match=r"Invalid argument$"):
+        flip.request(99)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("forever", [90 * 86400, math.inf])
+def test_a_very_long_time_can_be_waited_for(forever: float, flip: Flip) -> None:
+    flip.ready()
+    threading.Timer(0.05, flip.request, [Request.STOP]).start()
+    assert flip.wait(forever) is Shutdown.STOP
+
+
+def test_a_copy_of_a_connection_is_not_counted(flip: Flip) -> None:
+    with flip.listen("tcp://127.0.0.1:0") as listener:
+        flip.ready()
+        with kit.connect(address_of(listener)) as client:
+            connection = flip.accept(listener, 5)
+            assert connection is not None
+            connection.settimeout(3)
+            copy = connection.dup()
+            assert (flip.connections, copy.gettimeout(), copy.get_inheritable()) == (1, 3, False)
+            connection.close()
+            assert flip.connections == 0
+            client.sendall(b"more")
+            assert copy.recv(10) == b"more"
+            copy.close()
+    assert flip.connections == 0
+
+
+def test_a_hook_that_exits_does_not_end_the_thread_of_watch() -> None:
+    asked: list[str] = []
+
+    def check(who: str) -> None:
+        asked.append(who)
+        raise SystemExit(2)  # as argparse does
+
+    over = threading.Event()
+    with Flip(signals=False, command=["/bin/true"], on_upgrade=check) as flip:
+        flip.ready()
+        flip.watch(lambda why: over.set())
+        for count in (1, 2):
+            with pytest.raises(FlipError):
+                flip.upgrade()
+            assert len(asked) == count
+        flip.request(Request.STOP)
+        assert over.wait(20 * kit.SCALE)
+
+
+def test_a_hook_may_close() -> None:
+    made: list[Flip] = []
+    with Flip(signals=False, command=["/bin/true"], on_upgrade=lambda who: made[0].close()) as flip:
+        made.append(flip)
+        flip.ready()
+        flip.request(Request.UPGRADE)
+        with pytest.raises(ValueError, match="closed"):
+            flip.wait(20 * kit.SCALE)
+
+
 def test_signals_need_the_main_thread() -> None:
     caught: list[Exception] = []
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import sys
 import textwrap
 from collections.abc import Callable
@@ -25,6 +26,8 @@ counter = 0
 def refuse(who): raise Refused("not now")
 def boom(who): raise RuntimeError("a bug")
 def denied(file): raise PermissionError(13, "no disk")
+def unnamed(who): raise OSError(-2, "no such name")
+def beyond(who): raise OSError(2**40, "no such number")
 def hang(who): time.sleep(3600)
 def save(file): file.write(b"%d" % counter)
 def main():
@@ -54,6 +57,8 @@ counter = 0
 async def refuse(who): raise Refused("not now")
 async def boom(who): raise RuntimeError("a bug")
 async def denied(file): raise PermissionError(13, "no disk")
+async def unnamed(who): raise OSError(-2, "no such name")
+async def beyond(who): raise OSError(2**40, "no such number")
 async def hang(who): await asyncio.sleep(3600)
 async def save(file):
     await asyncio.sleep(0.01)
@@ -199,6 +204,8 @@ def test_a_hook_refuses(kind: str, host: Host) -> None:
     [
         ("on_upgrade=boom", "on_upgrade raised RuntimeError: a bug"),
         ("on_state=denied", "PermissionError: [Errno 13]"),
+        ("on_upgrade=unnamed", "on_upgrade raised OSError: [Errno -2] no such name"),
+        ("on_upgrade=beyond", "upgrade failed"),
     ],
 )
 def test_an_exception_in_a_hook_refuses_and_is_logged(kind: str, hooks: str, reason: str, host: Host) -> None:
@@ -207,6 +214,40 @@ def test_an_exception_in_a_hook_refuses_and_is_logged(kind: str, hooks: str, rea
         host.fails(reason)
     assert "Traceback" in host.family.log()
     host.stop(complaints=True)
+
+
+def test_a_forked_child_does_not_end_what_its_parent_counts(host: Host) -> None:
+    after = """
+        mine = flip.accept(listener)
+        with flip.connection():
+            child = os.fork()
+            if child == 0:
+                mine.close()
+        if child == 0:
+            with flip.connection():
+                print("in the child", flip.connections, flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        print("in the parent", flip.connections, flush=True)
+        mine.close()
+        print("then", flip.connections, flush=True)
+    """
+    host.write("sync", after=after)
+    env = {"ADDRESS": host.address, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    host.family.python(host.path, env=env, strict=False)
+    with kit.wait_for("a connection", lambda: _connected(host.address)):
+        host.logs("then")
+    for line in ("in the child 1", "in the parent 1", "then 0"):
+        assert line in host.family.log()
+    host.pid = host.family.serving(host.address)
+    host.stop()
+
+
+def _connected(address: str) -> socket.socket | None:
+    try:
+        return kit.connect(address)
+    except OSError:
+        return None
 
 
 def test_a_hook_that_never_returns_fails_the_upgrade_in_a_loop(host: Host) -> None:

@@ -118,3 +118,30 @@ def test_the_interpreter_of_the_tests_is_one_with_the_package() -> None:
 
     assert pathlib.Path(shellflip.__file__).is_relative_to(sys.prefix), "the tests are about the installed package"
     assert os.path.exists(pathlib.Path(shellflip.__file__).with_name("libshellflip.so"))
+
+
+def test_uvicorn_may_end_by_itself(family: kit.Family, tcp: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "app.py"
+    path.write_text("""
+import os, uvicorn
+from shellflip import Flip
+from shellflip.uvicorn import serve
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+with Flip() as flip:
+    config = uvicorn.Config(app, limit_max_requests=1, log_level="error", lifespan="off")
+    serve(config, flip, [flip.listen(os.environ["ADDRESS"])], idle_grace=0.1)
+""")
+    pid = family.python(path, env={"ADDRESS": tcp})
+    kit.wait_for("an answer", lambda: _answered(tcp))
+    assert family.status(pid) == 0, family.log()
+    family.no_complaints()
+
+
+def _answered(address: str) -> bool:
+    try:
+        return kit.get(address)[1] == b"ok"
+    except OSError:
+        return False

@@ -5,6 +5,7 @@ there. No thread, no callback from one. Called by Flip alone, and only from the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import os
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: From accept(2) to the first line of a handler an event loop takes up to four turns.
 TURNS_OF_AN_ACCEPT = 8
+#: What is not told once more.
+ENDS = (Shutdown.UPGRADE, Shutdown.STOP)
 #: How often to look for the end of a connection that began after all others had ended, in seconds.
 LATE_CONNECTION = 0.02
 
@@ -44,14 +47,19 @@ class Loop:
         self._look = look
         self._listeners = listeners
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         self._waiting: set[asyncio.Future[Shutdown]] = set()
+        self._draining: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        pump.give_up = self._cancel_hooks
+        self._questions: set[asyncio.Task[None]] = set()
+        pump.give_up = self._cancel_questions
 
     def attach(self) -> asyncio.AbstractEventLoop:
         """Makes the running loop the one that handles events, if it is not yet."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():
+                raise RuntimeError("the event loop of another thread handles this Flip's events")
             self.detach()
             self._loop = loop
             if self._descriptors.event >= 0:
@@ -72,28 +80,48 @@ class Loop:
             loop.remove_reader(self._descriptors.wakeup.fileno())
             self._descriptors.wakeup.release()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def close(self) -> None:
+        """Leaves the loop for good, on any thread: whoever waits is told."""
+        loop = self._loop
+        self._closed = True
+        self.detach()
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                loop.call_soon_threadsafe(self._tell_closed)
+
+    def _tell_closed(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(_closed())
+        self._drained()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], question: bool) -> None:
         assert self._loop is not None
         task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks = self._questions if question else self._tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
-    def _cancel_hooks(self) -> None:
-        for task in list(self._tasks):
+    def _cancel_questions(self) -> None:
+        for task in list(self._questions):
             task.cancel("the upgrade that this hook was asked about has failed")
 
     def _readable(self) -> None:
         self._pump.run(self._spawn)
         waiting = {future for future in self._waiting if not future.done()}
-        if waiting and (kind := self._look()) is not None:
+        kind = self._look() if waiting else None
+        if kind is not None:
             for future in waiting:
                 future.set_result(kind)
-        if self._loop is not None and self._descriptors.has_shut_down():
-            # It stays readable for ever, and so do listeners, for connections that are another process's to take.
-            self._loop.remove_reader(self._descriptors.shutdown)
-            for descriptor, inode in self._listeners.items():
-                if _inode(descriptor) == inode:
-                    self._loop.remove_reader(descriptor)
+        if self._loop is not None and (kind in ENDS or self._descriptors.has_shut_down()):
+            self._stop_watching(self._loop)
+
+    def _stop_watching(self, loop: asyncio.AbstractEventLoop) -> None:
+        # It stays readable for ever, and so do listeners, for connections that are another process's to take.
+        loop.remove_reader(self._descriptors.shutdown)
+        for descriptor, inode in self._listeners.items():
+            if _inode(descriptor) == inode:
+                loop.remove_reader(descriptor)
 
     async def ready(self, timeout: float | None) -> None:
         """As Flip.aready."""
@@ -113,6 +141,8 @@ class Loop:
         loop = self.attach()
         self._pump.run(self._spawn)
         kind = self._look()
+        if kind in ENDS:
+            self._stop_watching(loop)
         if kind is not None:
             return kind
         future: asyncio.Future[Shutdown] = loop.create_future()
@@ -137,19 +167,33 @@ class Loop:
                 # after shutdown, and one has begun since.
                 await asyncio.sleep(min(left, LATE_CONNECTION))
             else:
-                await self._until_readable(loop, self._descriptors.drained, left)
+                await self._until_drained(loop, self._descriptors.drained, left)
+            if self._closed:
+                raise _closed()
         check(result)
 
-    @staticmethod
-    async def _until_readable(loop: asyncio.AbstractEventLoop, descriptor: int, seconds: float) -> None:
+    async def _until_drained(self, loop: asyncio.AbstractEventLoop, descriptor: int, seconds: float) -> None:
         over = asyncio.Event()
-        loop.add_reader(descriptor, over.set)
+        if not self._draining:
+            # A loop has one reader for a descriptor, and several tasks may wait here.
+            loop.add_reader(descriptor, self._drained)
+        self._draining.add(over)
         try:
             await asyncio.wait_for(over.wait(), None if math.isinf(seconds) else seconds)
         except asyncio.TimeoutError:
             pass
         finally:
-            loop.remove_reader(descriptor)
+            self._draining.discard(over)
+            if not self._draining and not self._closed:
+                loop.remove_reader(descriptor)
+
+    def _drained(self) -> None:
+        for over in self._draining:
+            over.set()
+
+
+def _closed() -> ValueError:
+    return ValueError("this Flip is closed")
 
 
 def _inode(descriptor: int) -> int:

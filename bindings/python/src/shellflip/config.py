@@ -59,6 +59,14 @@ def milliseconds(seconds: float | None) -> int:
     return -int(-min(seconds * 1000, 2**31 - 1) // 1)
 
 
+def encoded(value: "str | bytes | os.PathLike[str]") -> bytes:
+    """For a `const char *`, which ends at the first zero byte: one within is refused, as open() does."""
+    data = os.fsencode(value)
+    if 0 in data:
+        raise ValueError("embedded null byte")
+    return data
+
+
 #: The events that every Flip subscribes to. The others are questions; each has to be answered in time, and who
 #: subscribes to EVENT_STATE promises a state to every successor.
 TOLD = EVENT_LOG | EVENT_FAILED | EVENT_SHUTDOWN
@@ -87,7 +95,7 @@ def started(events: int, settings: "Settings") -> ctypes.c_void_p:
 
 def _encoded(name: str, value: "Any") -> "Any":
     if name in ("control_socket", "pid_file"):
-        return os.fsencode(value)
+        return encoded(value)
     return int(value) if name in ("max_draining", "watchdog", "fd_store") else milliseconds(value)
 
 

@@ -8,10 +8,9 @@ other process says why not.
 from __future__ import annotations
 
 import ctypes
-import os
 
 from ._ffi import lib
-from .config import milliseconds
+from .config import encoded, milliseconds
 from .errors import check, check_upgrade
 from .kinds import Failure, Request
 
@@ -38,8 +37,8 @@ def detach(address: str | bytes, timeout: float | None = None) -> None:
 
 def status(address: str | bytes, timeout: float | None = None) -> dict[str, Any]:
     """What it is and does; docs/control.md describes the keys."""
-    encoded, wait_ms = os.fsencode(address), milliseconds(timeout)
-    return read_status(lambda buffer, size: lib.flip_control_status(encoded, wait_ms, buffer, size))
+    target, wait_ms = encoded(address), milliseconds(timeout)
+    return read_status(lambda buffer, size: lib.flip_control_status(target, wait_ms, buffer, size))
 
 
 def read_status(fill: Callable[[Any, int], int]) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def read_status(fill: Callable[[Any, int], int]) -> dict[str, Any]:
 
 
 def _ask(address: str | bytes, request: Request, timeout: float | None) -> int:
-    result: int = lib.flip_control(os.fsencode(address), request, milliseconds(timeout))
+    result: int = lib.flip_control(encoded(address), request, milliseconds(timeout))
     if result < 0 and lib.flip_last_failure() == Failure.NONE:
         return check(result)
     return check_upgrade(result)

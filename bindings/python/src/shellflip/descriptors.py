@@ -122,6 +122,8 @@ class Descriptors:
         try:
             if before is not None:
                 poller.register(wakeup, select.POLLIN)
-            return {descriptor for descriptor, _ in poller.poll(None if left is None else left * 1000)}
+            # The longest that poll(2) takes; who called asks again.
+            limit = None if left is None else min(left * 1000, 2**31 - 1)
+            return {descriptor for descriptor, _ in poller.poll(limit)}
         finally:
             wakeup.end(before)

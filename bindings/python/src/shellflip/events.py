@@ -56,7 +56,7 @@ class Event:
 
     def _answer(self, status: int, reason: bytes | None) -> bool:
         result: int = lib.flip_event_answer(self._pointer, status, reason)
-        if result in (-errno.ESTALE, -errno.EALREADY):
+        if result in (-errno.ESTALE, -errno.EALREADY, -errno.EBADF):  # given up, answered, closed
             return False
         check(result)
         return True

@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from . import config
 from . import signals as signals_
 from ._ffi import EVENT_STARTING, EVENT_STATE, lib
-from .config import SLICE_MS, Settings, milliseconds
+from .config import SLICE_MS, Settings, encoded, milliseconds
 from .errors import FlipError, check, check_ready, check_upgrade
 from .listener import Listener
 
@@ -124,7 +124,7 @@ class Flip:
                 return
             self._closed = True
         if self._made_loop is not None:
-            self._made_loop.detach()
+            self._made_loop.close()
         for made in self._sets:
             made.close()
         if self._watchers:
@@ -207,21 +207,22 @@ class Flip:
 
     def set_command(self, command: "Sequence[str | bytes]", executable: str | bytes | None = None) -> None:
         """What the next upgrade runs: a program and its arguments. Without a slash it is looked for in PATH."""
+        if isinstance(command, (str, bytes)):
+            raise TypeError("a command is a list of words, as subprocess takes them without a shell")
         if not command:
             raise ValueError("a command has at least the name of a program")
-        words = [os.fsencode(word) for word in command]
+        words = [encoded(word) for word in command]
         array = (ctypes.c_char_p * (len(words) + 1))(*words, None)
-        path = words[0] if executable is None else os.fsencode(executable)
+        path = words[0] if executable is None else encoded(executable)
         check(lib.flip_set_command(self._open(), path, array))
 
     def set_env(self, name: str, value: str | None) -> None:
         """A variable of the next generation's environment, which is this one's at Flip(); None removes it."""
-        encoded = None if value is None else os.fsencode(value)
-        check(lib.flip_set_env(self._open(), os.fsencode(name), encoded))
+        check(lib.flip_set_env(self._open(), encoded(name), None if value is None else encoded(value)))
 
     def set_directory(self, path: str | bytes | os.PathLike[str]) -> None:
         """Where the next generation starts; links are resolved then."""
-        check(lib.flip_set_directory(self._open(), os.fsencode(path)))
+        check(lib.flip_set_directory(self._open(), encoded(path)))
 
     # Descriptors
 
@@ -229,33 +230,35 @@ class Flip:
         """A listening (or bound datagram) socket: the inherited one where it matches, else one bound now.
         Non-blocking, yours to close when shutdown starts; accept nothing before `ready`, never call shutdown or
         setblocking(True) on it: other generations share it."""
-        return self._listener(address, check(lib.flip_listen(self._open(), os.fsencode(address))))
+        return self._listener(address, check(lib.flip_listen(self._open(), encoded(address))))
 
     def inherit(self, address: str | bytes) -> Listener | None:
         """The inheriting half of `listen`: None where nothing that was inherited matches."""
-        result: int = lib.flip_inherit(self._open(), os.fsencode(address))
+        result: int = lib.flip_inherit(self._open(), encoded(address))
         return None if result == -errno.ENOENT else self._listener(address, check(result))
 
     def _listener(self, address: str | bytes, descriptor: int) -> Listener:
         kept = b"keep=" in os.fsencode(address).partition(b"?")[2]
-        if not kept:
+        listener = Listener.of(self._handle, descriptor, kept=kept)
+        # A datagram socket is its transport's, which alone takes it out of an event loop.
+        if not kept and not listener.is_datagram:
             self._listeners[descriptor] = os.fstat(descriptor).st_ino
-        return Listener.of(self._handle, descriptor, kept=kept)
+        return listener
 
     def add(self, name: str | bytes, descriptor: "int | HasFileno") -> None:
         """Passes any descriptor on under a name. It is duplicated and stays yours; what had the name before is no
         longer passed on."""
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
-        check(lib.flip_add(self._open(), os.fsencode(name), number))
+        check(lib.flip_add(self._open(), encoded(name), number))
 
     def take(self, name: str | bytes) -> int | None:
         """The descriptor that was inherited under this name, once; yours to close. None: nothing of that name."""
-        result: int = lib.flip_take(self._open(), os.fsencode(name))
+        result: int = lib.flip_take(self._open(), encoded(name))
         return None if result == -errno.ENOENT else check(result)
 
     def forget(self, name: str | bytes) -> bool:
         """Stops passing it on; yours stays open. False: nothing of that name."""
-        result: int = lib.flip_forget(self._open(), os.fsencode(name))
+        result: int = lib.flip_forget(self._open(), encoded(name))
         return result != -errno.ENOENT and check(result) == 0
 
     def inherited(self) -> list[str]:
@@ -313,7 +316,10 @@ class Flip:
 
     def request(self, request: "Request") -> None:
         """Asks for an upgrade, a stop or a detach, and returns. Any thread, and signal handlers."""
-        check(lib.flip_request(self._open(), request))
+        result: int = lib.flip_request(self._open(), request)
+        if result < 0:
+            # flip_last_error says nothing about a call for signal handlers.
+            raise OSError(-result, os.strerror(-result))
 
     def _ask_quietly(self, request: int) -> None:
         # From a signal handler, which has nobody to raise to.
@@ -373,6 +379,7 @@ class Flip:
         result: int = lib.flip_wait_shutdown(self._handle, patience)
         if result in _AGAIN:
             return None
+        self._open()  # a hook may have closed it
         from .kinds import Shutdown
 
         kind = Shutdown(check(result))
@@ -419,20 +426,30 @@ class Flip:
         from .kinds import Shutdown
 
         def run() -> None:
-            try:
-                kind = self.wait()
-                while kind is Shutdown.DETACH:
+            kind: Shutdown | None = Shutdown.DETACH
+            while kind is Shutdown.DETACH:
+                kind = self._wait_whatever_comes()
+                if kind is not None:
                     then(kind)
-                    kind = self.wait()
-            except ValueError:
-                return  # closed
-            if kind is not None:
-                then(kind)
 
         thread = threading.Thread(target=run, name="shellflip", daemon=True)
         self._watchers.append(thread)
         thread.start()
         return thread
+
+    def _wait_whatever_comes(self) -> "Shutdown | None":
+        # There is no host above a thread of its own, to which a hook's SystemExit could go on; it has refused its
+        # upgrade, and somebody has to hear of the next one, and of the stop.
+        while not self._closed:
+            try:
+                return self.wait()
+            except BaseException:
+                if not self._closed:
+                    from . import log
+
+                    log.logger().exception("handling events")
+                    time.sleep(SLICE_MS / 1000)
+        return None
 
     def status(self) -> "dict[str, Any]":
         """What this process is and does; docs/control.md describes the keys."""

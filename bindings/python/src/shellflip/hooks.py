@@ -6,6 +6,7 @@ Nothing here runs on a thread of the library. `Pump.run` is called by the host's
 
 from __future__ import annotations
 
+import errno
 from _thread import allocate_lock
 from collections.abc import Callable
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
     from typing import Any, BinaryIO, TypeGuard
 
-    #: Takes a coroutine and runs it in the host's event loop.
-    Spawn = Callable[[Coroutine[Any, Any, None]], object]
+    #: Takes a coroutine and runs it in the host's event loop; whether it is a question, which ends with its upgrade.
+    Spawn = Callable[[Coroutine[Any, Any, None], bool], object]
+
+#: The kernel's.
+MAX_ERRNO = 4096
 
 #: Called with who asks for the upgrade, before anything is started. Returns to allow it, raises to refuse.
 OnUpgrade = Callable[[str], object]
@@ -41,7 +45,7 @@ class Pump:
         self._on_state = on_state
         self._on_failure = on_failure
         self._lock = allocate_lock()
-        #: What to call when an upgrade has failed: ends hooks that are still being awaited.
+        #: What to call when an upgrade has failed: ends questions that are still being awaited.
         self.give_up: Callable[[], object] = lambda: None
         self.shutdown_announced = False
 
@@ -94,7 +98,7 @@ class Pump:
         try:
             result = hook(failure)
             if _is_awaitable(result):
-                _spawned(spawn, result)(awaited(result))
+                _spawned(spawn, result)(awaited(result), False)
         except Exception:
             log.logger().exception("on_failure raised")
 
@@ -110,7 +114,7 @@ class Pump:
                 assert self._on_upgrade is not None
                 result = self._on_upgrade(event.text)
             if _is_awaitable(result):
-                _spawned(spawn, result)(self._awaited(event, result, file))
+                _spawned(spawn, result)(self._awaited(event, result, file), True)
                 handed_on = True
             else:
                 _close(file)
@@ -159,9 +163,13 @@ def _refuse(event: Event, error: Exception) -> None:
         return
     hook = "on_state" if event.kind == EVENT_STATE else "on_upgrade"
     log.logger().error("%s raised, which refuses the upgrade", hook, exc_info=error)
-    number = error.errno if isinstance(error, OSError) and error.errno else None
-    reason = f"{hook} raised {type(error).__name__}: {error}"
-    event.refuse(reason, number) if number else event.refuse(reason)
+    event.refuse(f"{hook} raised {type(error).__name__}: {error}", _errno_of(error))
+
+
+def _errno_of(error: Exception) -> int:
+    """The errno of an exception that has one. getaddrinfo's are negative, and a host may put there what it likes."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number if isinstance(number, int) and 0 < number < MAX_ERRNO else errno.ECANCELED
 
 
 def _close(file: BinaryIO | None) -> None:

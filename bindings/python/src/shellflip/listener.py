@@ -37,6 +37,11 @@ class Listener(socket.socket):
         listener._handle, listener.kept = handle, kept
         return listener
 
+    @property
+    def is_datagram(self) -> bool:
+        """Of udp: or unixgram:, where nothing is accepted."""
+        return self.type == socket.SOCK_DGRAM
+
     def take(self, timeout_ms: int) -> "Connection | None":
         """A connection, counted; None when none came in time. FlipError with ECANCELED from shutdown on."""
         kind = self._class()

@@ -17,6 +17,7 @@ from . import log
 from .asgi import IDLE_GRACE, Adapter, last_chance, stopped
 from .errors import FlipError
 from .flip import Flip
+from .kinds import Request
 from .listener import Listener
 
 #: A connection that was accepted in the instant of the stop is in uvicorn's set by then.
@@ -82,6 +83,10 @@ class Server(uvicorn.Server):
                 await watch
 
     async def _end_at_deadline(self) -> None:
+        if not self._flip.stopping:
+            # An end of uvicorn's own, after so many requests: there is no drain without a stop.
+            self._flip.request(Request.STOP)
+            await stopped(self._flip)
         try:
             await self._flip.adrain()
         except FlipError as error:

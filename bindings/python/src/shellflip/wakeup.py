@@ -23,10 +23,13 @@ class Wakeup:
         return self._reader.fileno()
 
     def close(self) -> None:
-        """Gives it back."""
-        self.release()
-        self._reader.close()
-        self._writer.close()
+        """Gives it back. On another thread than the main one it stays open for good: Python would write the numbers
+        of signals into whatever had its descriptor next."""
+        if self.release():
+            self._reader.close()
+            self._writer.close()
+        else:
+            _kept.append(self)
 
     def clear(self) -> bytes:
         """What has come."""
@@ -62,16 +65,22 @@ class Wakeup:
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
         return False
 
-    def release(self) -> None:
-        """The end of `hold`; in a forked child too, whose signals are not its parent's."""
+    def release(self) -> bool:
+        """The end of `hold`; in a forked child too, whose signals are not its parent's. False: it may be in use
+        still, since this is not the main thread, which alone has set it."""
         if self._writer.fileno() < 0:
-            return
+            return True
         try:
             before = signal.set_wakeup_fd(-1)
         except ValueError:
-            return  # not the main thread, which alone has set it
+            return False
         if before not in (-1, self._writer.fileno()):
             signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        return True
+
+
+#: Closed on another thread.
+_kept: list[Wakeup] = []
 
 
 def _write_quietly(descriptor: int, numbers: bytes) -> None:
