@@ -181,7 +181,7 @@ pub(crate) fn duration(what: &str, ms: u64) -> Result<Duration> {
     const YEAR: u64 = 365 * 24 * 3600 * 1000;
     match ms {
         1..=YEAR => Ok(Duration::from_millis(ms)),
-        _ => Err(Error::Invalid(format!("a {what} of {ms} ms is not between 1 ms and a year"))),
+        _ => Err(Error::Invalid(format!("{what} of {ms} ms is not between 1 ms and a year"))),
     }
 }
 

@@ -61,8 +61,9 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
     assert_eq!(pkg_config(&destination, &["--modversion"]), [env!("CARGO_PKG_VERSION")]);
     let library = destination.join("usr/lib");
     let (source, address) = first(folder.path());
+    let with_archive = &["--static", "--cflags", "--libs"][..];
     for (how, arguments) in
-        [("shared", &["--cflags", "--libs"][..]), ("static", &["--static", "--cflags", "--libs"])]
+        [("shared", &["--cflags", "--libs"][..]), ("static", with_archive), ("alone", with_archive)]
     {
         let program = folder.path().join(how);
         let mut flags = pkg_config(&destination, arguments);
@@ -70,6 +71,10 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
             // Else the linker takes the shared library that lies beside it.
             let archive = library.join("libshellflip.a").display().to_string();
             flags.iter_mut().filter(|flag| *flag == "-lshellflip").for_each(|flag| *flag = archive.clone());
+        }
+        if how == "alone" {
+            // The C library too: there is nothing for a loader to do.
+            flags.push("-static".into());
         }
         compile(&source, &program, &flags);
         let counts = folder.path().join(format!("counts-{how}"));

@@ -8,6 +8,7 @@ use super::Supervisor;
 use crate::error::{Error, Result};
 use crate::flip::{Inner, lock};
 use crate::sys::thread;
+use nix::errno::Errno;
 use std::sync::Arc;
 
 /// Sees to it that there are this many. A further one gets its affinity, namespaces and filters from the thread that
@@ -17,9 +18,17 @@ pub(super) fn start_threads(inner: &Arc<Inner>, count: usize) -> Result<()> {
     while threads.len() < count {
         let own = Arc::clone(inner);
         let thread = thread::start(c"shellflip", move || serve(&own));
-        threads.push(thread.map_err(|errno| Error::system("cannot start a thread of the library", errno))?);
+        threads.push(thread.map_err(refused)?);
     }
     Ok(())
+}
+
+fn refused(errno: Errno) -> Error {
+    let limit = match errno {
+        Errno::EAGAIN => "; this user's limit (RLIMIT_NPROC) or the cgroup's (pids.max) may be met",
+        _ => "",
+    };
+    Error::system(format!("cannot start a thread of the library{limit}"), errno)
 }
 
 /// A thread's whole life.
