@@ -1,7 +1,7 @@
 //! Socket options and path permissions: what must be set before bind(2), and what can be set on a socket that serves.
 //! Called by `socket` when it makes one, and by the registry when `flip_ready` has returned 0.
 
-use super::path::{PathOwner, hold_socket, permit};
+use super::path::{PathOwner, hold_ours, permit};
 use super::{Trying, changing, trying};
 use crate::address::{Address, Options};
 use crate::error::{Error, Result};
@@ -84,11 +84,7 @@ pub fn apply_live(fd: BorrowedFd<'_>, address: &Address, path_owner: Option<&Pat
     }
     let Options { mode, owner, .. } = &address.options;
     if let Some(path) = address.path().filter(|_| mode.is_some() || owner.is_some()) {
-        let (held, status) = hold_socket(&what, path)?;
-        if path_owner.is_some_and(|is| (is.dev, is.ino) != (status.st_dev, status.st_ino)) {
-            let text = format!("{what}: another socket is in its place, which is left alone");
-            return Err(Error::system(text, Errno::EADDRINUSE));
-        }
+        let held = hold_ours(&what, path, path_owner)?;
         permit(&what, held.as_fd(), owner.as_ref(), *mode)?;
     }
     Ok(())

@@ -93,11 +93,14 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
         other => other,
     }
     .map_err(|errno| refused(address, errno))?;
-    let (held, status) = hold_socket(what, path).inspect_err(|_| remove_what_was_bound(path))?;
+    // Without a descriptor: where none is left for the rest, the path has to go again.
+    let status = net::path_status(path).map_err(|errno| Error::system(what.to_string(), errno))?;
     let owner = PathOwner { path: path.to_vec(), dev: status.st_dev, ino: status.st_ino };
     if restricted {
         let mode = address.options.mode.unwrap_or_else(default_mode);
-        if let Err(error) = permit(what, held.as_fd(), address.options.owner.as_ref(), Some(mode)) {
+        let permitted = hold_ours(what, path, Some(&owner))
+            .and_then(|held| permit(what, held.as_fd(), address.options.owner.as_ref(), Some(mode)));
+        if let Err(error) = permitted {
             let _ = owner.unlink_if_ours();
             return Err(error);
         }
@@ -105,16 +108,18 @@ pub fn bind(address: &Address, kind: UnixKind, path: &[u8]) -> Result<Bound> {
     Ok(Bound { fd, path: Some(owner) })
 }
 
-/// No descriptor is left to hold it with. It was bound a moment ago, by us.
-fn remove_what_was_bound(path: &[u8]) {
-    if let Ok(status) = net::path_status(path) {
-        let owner = PathOwner { path: path.to_vec(), dev: status.st_dev, ino: status.st_ino };
-        let _ = owner.unlink_if_ours();
+/// The socket at the path, unless it is another than the one that is known to be ours.
+pub(super) fn hold_ours(what: &dyn Display, path: &[u8], ours: Option<&PathOwner>) -> Result<OwnedFd> {
+    let (held, status) = hold_socket(what, path)?;
+    if ours.is_some_and(|ours| (ours.dev, ours.ino) != (status.st_dev, status.st_ino)) {
+        let text = format!("{what}: another socket is in its place, which is left alone");
+        return Err(Error::system(text, Errno::EADDRINUSE));
     }
+    Ok(held)
 }
 
 /// What is at the path, if that is a socket. `what` begins the sentence of an error, here and below.
-pub(super) fn hold_socket(what: &dyn Display, path: &[u8]) -> Result<(OwnedFd, FileStat)> {
+fn hold_socket(what: &dyn Display, path: &[u8]) -> Result<(OwnedFd, FileStat)> {
     let held = net::hold(path).map_err(|errno| Error::system(what.to_string(), errno))?;
     let status = net::status(held.as_fd()).map_err(|errno| Error::system(what.to_string(), errno))?;
     if !is_socket(&status) {

@@ -15,6 +15,7 @@
  *   limit SOFT      RLIMIT_NOFILE;  fill / empty  every number that is left, or none any more
  *   full COMMAND …  that command while no number is left. In one command, since accept(2) reserves its number before it
  *                   waits: whoever takes the numbers from outside cannot know how many are left
+ *   last COMMAND …  the same while one is left
  *   names N, check N   adds, or takes and compares, N memfds with names of 255 bytes of every kind
  *   getenv N, pid
  *
@@ -327,8 +328,9 @@ static int call(int argc, char **argv, char *text, size_t size)
         return fill();
     if (!strcmp(what, "empty"))
         return empty();
-    if (!strcmp(what, "full")) {
-        fill();
+    if (!strcmp(what, "full") || !strcmp(what, "last")) {
+        if (fill() > 0 && !strcmp(what, "last"))
+            close(filled[--fills]);
         rc = call(argc - 1, argv + 1, text, size);
         empty();
         return rc;

@@ -185,3 +185,22 @@ fn a_claim_that_finds_no_number_left_loses_nothing() {
     world.stop(&next);
     assert!(!place.path.exists());
 }
+
+#[test]
+fn a_path_goes_again_where_the_last_number_went_to_its_socket() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let world = World::start(&[]);
+    let now = world.zero();
+    now.ok("ready -1");
+    now.ok("limit 100");
+    testkit::wait_until("the library rests", SOON, || Proc(now.pid).library_rests());
+    let path = world.folder.path("late");
+    for options in ["", "?mode=0600", "?owner=0&mode=0600"] {
+        now.fails(&format!("last listen unix://{}{options}", path.display()), libc::EMFILE);
+        assert!(!path.exists(), "{options}");
+    }
+    now.ok("limit 1024");
+    now.ok(&format!("listen unix://{}", path.display()));
+    world.stop(&now);
+    assert!(!path.exists());
+}
