@@ -15,6 +15,7 @@ use crate::args::{Doctor, Options, signal};
 use crate::connect::{ANSWER, Server, status};
 use crate::exit::{Exit, Failed};
 use crate::pid_file::Running;
+use crate::process::is_as_old;
 use crate::report::Report;
 use crate::words::harmless;
 use anstyle::{AnsiColor, Style};
@@ -22,10 +23,6 @@ use nix::sys::signal::Signal;
 use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 use serde_json::json;
-use std::time::Duration;
-
-/// So old may the server's report be when processes are compared with it.
-const SINCE_REPORT: Duration = Duration::from_secs(2);
 
 /// Every finding there is, by its code.
 pub const CODES: [(&str, &str); 19] = [
@@ -178,12 +175,6 @@ fn find(report: &Report) -> Result<Process, Failed> {
 fn calls_itself(process: &Process, pid: i32) -> bool {
     let named = process.status().ok().and_then(|status| status.nspid?.last().copied());
     named.unwrap_or(process.pid()) == pid
-}
-
-/// It was started when the server says that it was.
-fn is_as_old(process: &Process, report: &Report) -> bool {
-    let age = process.stat().ok().and_then(|stat| shellflip::sys::fd::age(stat.starttime));
-    age.is_some_and(|age| age.abs_diff(Duration::from_millis(report.uptime_ms)) < SINCE_REPORT)
 }
 
 /// It has a listener open that the server says it has. Nothing: there is none, or it may not be looked at.

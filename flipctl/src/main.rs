@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod manual;
 mod pid_file;
+mod process;
 mod progress;
 mod report;
 mod status;

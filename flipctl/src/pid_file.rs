@@ -2,8 +2,8 @@
 //! its pidfd first, then looked at, and only then signalled through that pidfd. Called by `by_signal` and `doctor`.
 
 use crate::exit::{Exit, Failed};
+use crate::process::ended;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -102,8 +102,7 @@ impl Running {
 
     /// Whether it has ended by the end of `timeout`.
     pub fn ended(&self, timeout: Duration) -> bool {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
+        ended(self.pidfd.as_fd(), timeout)
     }
 
     /// Sends the signal, if the process does something about it. `may_end`: what it does may be to end at once.

@@ -5,14 +5,18 @@
 use crate::args::Options;
 use crate::connect::{ANSWER, status};
 use crate::exit::{Exit, Failed};
+use crate::process::{ended, shares_our_numbers};
 use crate::progress::Progress;
 use crate::report::{LastUpgrade, Phase, Report, Upgrade};
 use crate::words::{harmless, milliseconds, phase, phase_time, time};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use shellflip::address::Address;
 use shellflip::control::{self, Request};
 use shellflip::error::{Error, Failure};
+use shellflip::sys::process::pidfd_open;
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -20,6 +24,8 @@ use std::time::{Duration, Instant};
 const OFTEN: Duration = Duration::from_millis(200);
 /// The same where nobody does.
 const SELDOM: Duration = Duration::from_secs(1);
+/// A process that ends has closed its sockets a moment before it counts as gone.
+const LEAVING: Duration = Duration::from_secs(1);
 /// A server that has said nothing for so long, neither status nor result, is not waited for.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -28,9 +34,10 @@ pub fn run(address: &Address, options: &Options) -> Result<(), Failed> {
     let started = Instant::now();
     let end = options.timeout.map(|timeout| started + timeout);
     let (_, before) = status(address, options.timeout.unwrap_or(ANSWER).min(ANSWER))?;
+    let here = shares_our_numbers(&before);
     let result = wait(address, request(address.clone()), end, options);
     let outcome = match result {
-        Ok(pid) => Ok(Done { pid, generation: generation_of(address, pid).unwrap_or(before.generation + 1) }),
+        Ok(pid) => look(address, &before, here, pid),
         Err(Ended::Failed(error)) if is_answer(&error) => Err(explain(address, &before, error)),
         Err(Ended::Failed(error)) => search(address, &before, end, &error),
         Err(Ended::TimedOut(text)) => Err(Story::from(Failed::new(Exit::TimedOut, text))),
@@ -63,10 +70,30 @@ enum Ended {
     TimedOut(String),
 }
 
-/// Another upgrade may have come between our look at the server and our request.
-fn generation_of(address: &Address, pid: i32) -> Option<u64> {
-    let (_, report) = status(address, ANSWER).ok()?;
-    (report.pid == pid).then_some(report.generation)
+/// The new process, which the server says has taken over. `here`: its number is ours, too.
+fn look(address: &Address, before: &Report, here: bool, pid: i32) -> Result<Done, Story> {
+    // Another upgrade may have come between our look at the server and our request.
+    let done = |generation| Ok(Done { pid, generation });
+    let next = before.generation + 1;
+    let unseen = match status(address, ANSWER) {
+        Ok((_, report)) if report.pid == pid => return done(report.generation),
+        // Or since.
+        Ok((_, report)) if report.generation > next => return done(next),
+        Ok((_, report)) => format!("process {} answers now", report.pid),
+        Err(failed) => failed.text,
+    };
+    if here && is_gone(pid) {
+        let text = format!("process {pid} took over and has ended since ({unseen})");
+        return Err(Failed::new(Exit::Unknown, text).into());
+    }
+    done(next)
+}
+
+fn is_gone(pid: i32) -> bool {
+    match pidfd_open(Pid::from_raw(pid)) {
+        Ok(pidfd) => ended(pidfd.as_fd(), LEAVING),
+        Err(errno) => errno == Errno::ESRCH,
+    }
 }
 
 fn request(address: Address) -> Receiver<Result<i32, Error>> {

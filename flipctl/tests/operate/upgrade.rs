@@ -1,9 +1,10 @@
 //! `flipctl upgrade` over the control socket: each end that an upgrade can take.
 
-use crate::kit::Stage;
+use crate::kit::{Ran, Stage};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::host::{SOON, c_program};
-use testkit::process::{Signal, signal};
+use testkit::process::{MARK_VARIABLE, Proc, Signal, signal};
 use testkit::{limit, wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -142,6 +143,87 @@ fn a_successor_that_takes_over_from_a_dead_process_is_seen() {
     std::fs::write(&go, "").unwrap();
     let ran = upgrade.join().unwrap().expect(0);
     assert!(ran.out.contains(&format!("generation 1, pid {successor}, serves")), "{ran:?}");
+}
+
+/// What flipctl, started by that command, says of an upgrade that worked when it may look only after `meanwhile` was done
+/// with the new process.
+fn seen_after(command: impl FnOnce(&Stage) -> Command, meanwhile: impl FnOnce(&Stage, i32)) -> (Ran, i32) {
+    let mut stage = Stage::new(&[]);
+    let go = stage.path("go");
+    stage.successors(&format!("wait:{}", go.display()));
+    let asks = command(&stage).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("a successor that starts", SOON, || stage.status()["upgrade"]["successor_pid"].is_i64());
+    let started = Proc(asks.id() as i32);
+    let asking = started.children().first().unwrap_or(&started).0;
+    signal(asking, Signal::SIGSTOP);
+    Proc(asking).wait_stopped(SOON);
+    std::fs::write(&go, "").unwrap();
+    // It has answered then.
+    assert!(stage.host.process.wait(SOON).success());
+    let successor = stage.host.wait_for_other(stage.first()).pid;
+    meanwhile(&stage, successor);
+    signal(asking, Signal::SIGCONT);
+    (asks.wait_with_output().unwrap().into(), successor)
+}
+
+#[test]
+fn a_new_process_that_has_died_since_it_took_over_is_not_said_to_serve() {
+    let _limit = limit(LIMIT);
+    let says = |pid: i32| format!("process {pid} took over and has ended since (");
+    let (ran, pid) = seen_after(
+        |stage| stage.command(&["upgrade"]),
+        |_, pid| {
+            signal(pid, Signal::SIGKILL);
+            // It became a child of ours, whom nobody has waited for.
+            wait_until("a zombie", SOON, || Proc(pid).state() == Some('Z'));
+        },
+    );
+    let ran = ran.expect(6);
+    assert!(ran.err.starts_with(&format!("flipctl: {}", says(pid))) && ran.out.is_empty(), "{ran:?}");
+
+    let (ran, pid) = seen_after(
+        |stage| stage.command(&["upgrade", "--json"]),
+        |stage, pid| {
+            signal(pid, Signal::SIGKILL);
+            stage.family.wait_gone(pid, SOON);
+        },
+    );
+    let value = ran.expect(6).json();
+    assert_eq!((value["result"].as_str(), value["exit_status"].as_i64()), (Some("unknown"), Some(6)));
+    assert!(value["text"].as_str().is_some_and(|text| text.starts_with(&says(pid))), "{value}");
+}
+
+#[test]
+fn a_new_process_that_lives_and_cannot_be_asked_is_said_to_serve() {
+    let _limit = limit(LIMIT);
+    let (ran, pid) = seen_after(
+        |stage| stage.command(&["upgrade"]),
+        |stage, _| std::fs::remove_file(stage.control()).unwrap(),
+    );
+    let ran = ran.expect(0);
+    assert!(ran.out.ends_with(&format!(": generation 1, pid {pid}, serves\n")), "{ran:?}");
+}
+
+#[test]
+fn the_end_of_a_process_in_another_pid_namespace_is_not_guessed() {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "SKIPPED: upgrade::the_end_of_a_process_in_another_pid_namespace_is_not_guessed: only root may make a pid \
+             namespace"
+        );
+        return;
+    }
+    let _limit = limit(LIMIT);
+    let elsewhere = |stage: &Stage| {
+        let flipctl = stage.command(&["upgrade"]);
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]).arg(flipctl.get_program()).args(flipctl.get_args());
+        command.env(MARK_VARIABLE, stage.family.mark());
+        command
+    };
+    let (ran, pid) = seen_after(elsewhere, |stage, _| std::fs::remove_file(stage.control()).unwrap());
+    let ran = ran.expect(0);
+    assert!(ran.out.ends_with(&format!(": generation 1, pid {pid}, serves\n")), "{ran:?}");
 }
 
 #[test]
