@@ -58,7 +58,11 @@ pub enum Command {
     Upgrade(Signalled),
     /// Stop the server, and wait until its process is gone
     ///
-    /// Connections that are open are finished first, up to the server's drain time-out.
+    /// Connections that are open are finished first, up to the server's drain time-out. A second stop meanwhile, which has
+    /// to come by signal, cuts those that are still open after 1.5 s.
+    ///
+    /// Older generations that still drain are not stopped, and not waited for: they go on, and are named where the
+    /// server is asked by its control socket. A signal to each of them cuts its connections after 1.5 s, too.
     Stop(Signalled),
     /// Let the process serve on by itself: no more upgrades, its control socket is closed
     Detach(Signalled),

@@ -130,7 +130,13 @@ impl From<Error> for Failed {
             (_, Errno::EACCES | Errno::EPERM) => Exit::Denied,
             _ => Exit::Error,
         };
-        Failed::new(exit, error.to_string())
+        let text = match error {
+            Error::TimedOut => {
+                "the server has not answered in time (--timeout); what was asked goes on".into()
+            }
+            error => error.to_string(),
+        };
+        Failed::new(exit, text)
     }
 }
 

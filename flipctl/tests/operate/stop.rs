@@ -2,6 +2,7 @@
 
 use crate::kit::{Ran, Stage, flipctl};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -36,10 +37,66 @@ fn a_stop_that_takes_longer_than_the_operator_waits_goes_on() {
     let _limit = limit(LIMIT);
     let mut stage = Stage::new(&[]);
     let client = stage.connection();
-    stage.run(&["stop", "--timeout", "0.5"]).expect(5);
+    let ran = stage.run(&["stop", "--timeout", "0.5"]).expect(5);
+    assert!(ran.err.contains("the server was asked to stop and is still there after 0."), "{ran:?}");
     assert!(Proc(stage.first()).alive());
     drop(client);
     assert!(stage.host.process.wait(SOON).success());
+}
+
+/// A server whose generation 0 drains since it has that connection.
+fn with_a_drainer() -> (Stage, TcpStream) {
+    let stage = Stage::new(&[]);
+    let client = stage.connection();
+    stage.run(&["upgrade"]).expect(0);
+    wait_until("one that drains", SOON, || stage.status()["draining"][0]["pid"] == stage.first());
+    (stage, client)
+}
+
+#[test]
+fn older_generations_drain_on_after_a_stop_and_are_named() {
+    let _limit = limit(LIMIT);
+    let (mut stage, client) = with_a_drainer();
+    let ran = stage.run(&["stop"]).expect(0);
+    let end = format!("; an older generation goes on draining: pid {}\n", stage.first());
+    assert!(ran.out.starts_with("stopped in ") && ran.out.ends_with(&end), "{ran:?}");
+    assert!(Proc(stage.first()).alive());
+    drop(client);
+    assert!(stage.host.process.wait(SOON).success());
+
+    let (stage, _client) = with_a_drainer();
+    let value = stage.run(&["stop", "--json"]).expect(0).json();
+    let older = serde_json::json!([{ "generation": 0, "pid": stage.first() }]);
+    assert_eq!((&value["result"], &value["draining"]), (&"stopped".into(), &older), "{value}");
+}
+
+#[test]
+fn a_generation_that_ended_while_the_server_stopped_is_not_said_to_drain() {
+    let _limit = limit(LIMIT);
+    let (mut stage, client) = with_a_drainer();
+    let address = stage.host.address.to_string();
+    let of_the_new = TcpStream::connect(address.trim_start_matches("tcp://")).unwrap();
+    wait_until("a connection of the new one", SOON, || stage.status()["connections"] == 1);
+    let stop = stage.run_meanwhile(&["stop", "--json"]);
+    wait_until("a server that has begun to stop", SOON, || !stage.control().exists());
+    drop(client);
+    assert!(stage.host.process.wait(SOON).success());
+    drop(of_the_new);
+    assert_eq!(stop.join().unwrap().expect(0).json()["draining"], serde_json::json!([]));
+}
+
+#[test]
+fn a_second_stop_cuts_what_is_still_open() {
+    let _limit = limit(LIMIT);
+    let mut stage = Stage::new(&[("DRAIN_TIMEOUT_MS", "600000")]);
+    let _client = stage.connection();
+    let stop = stage.run_meanwhile(&["stop"]);
+    wait_until("a server that has begun to stop", SOON, || !stage.control().exists());
+    stage.run_with_pid_file(stage.path("pid"), &["stop"]).expect(0);
+    stop.join().unwrap().expect(0);
+    stage.host.process.wait(SOON);
+    let cut = format!("drain -{}", nix::libc::ECANCELED);
+    assert!(stage.host.process.output().contains(&cut), "{}", stage.host.process.output());
 }
 
 #[test]
@@ -98,6 +155,9 @@ fn a_server_that_has_ended_before_it_could_be_watched_has_stopped() {
     let mut command = flipctl(&family);
     command.args(["stop", "--socket"]).arg(&control).stdout(Stdio::piped()).stderr(Stdio::piped());
     let asks = command.spawn().unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+    stream.write_all(b"{}\n").unwrap();
     let (stream, _) = listener.accept().unwrap();
     BufReader::new(&stream).read_line(&mut String::new()).unwrap();
     let asking = asks.id() as i32;
