@@ -47,8 +47,14 @@ pub const TABLE: [(Exit, &str); 21] = [
     (Exit::Unknown, "Result unknown: it was asked for, and nobody could say what came of it."),
     (Exit::Findings, "doctor found something."),
     (Exit::Failed(Failure::Spawn), "The new program could not be started."),
-    (Exit::Failed(Failure::Exited), "The new process exited before it was ready."),
-    (Exit::Failed(Failure::Signalled), "The new process was ended by a signal before it was ready."),
+    (
+        Exit::Failed(Failure::Exited),
+        "The new process exited before it was ready, or before its probation was over.",
+    ),
+    (
+        Exit::Failed(Failure::Signalled),
+        "The new process was ended by a signal before it was ready, or before its probation was over.",
+    ),
     (Exit::Failed(Failure::Deadline), "The new process was not ready by the upgrade deadline."),
     (Exit::Failed(Failure::Refused), "The server refused to be replaced, or the new process gave up."),
     (Exit::Failed(Failure::State), "The state could not be handed over."),

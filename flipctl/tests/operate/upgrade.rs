@@ -62,6 +62,19 @@ fn a_new_version_that_crashes_is_told_with_its_exit_status_and_the_phase() {
 }
 
 #[test]
+fn a_new_version_that_dies_on_probation_is_told() {
+    let _limit = limit(LIMIT);
+    let stage = Stage::of(&c_program("tests/c/takes_part.c", &[]), &[("PROBATION_MS", "60000")]);
+    let upgrade = stage.run_meanwhile(&["upgrade"]);
+    wait_until("a probation", SOON, || stage.status()["upgrade"]["phase"] == "probation");
+    let successor = stage.status()["upgrade"]["successor_pid"].as_i64().unwrap();
+    signal(successor as i32, Signal::SIGKILL);
+    let ran = upgrade.join().unwrap().expect(13);
+    assert!(ran.err.contains("was ended by signal 9 right after it began to serve"), "{ran:?}");
+    assert!(ran.err.contains("; phase: probation ("), "{ran:?}");
+}
+
+#[test]
 fn a_new_version_that_hangs_is_told_at_the_deadline() {
     let _limit = limit(LIMIT);
     let stage = Stage::new(&[("UPGRADE_TIMEOUT_MS", "1500"), ("SHELLFLIP_TEST_TERM_MS", "300")]);
