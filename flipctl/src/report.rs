@@ -43,6 +43,8 @@ pub struct Report {
     pub draining: Vec<Drainer>,
     /// The one under way.
     pub upgrade: Option<Upgrade>,
+    /// A signal asked for one that cannot start yet.
+    pub upgrade_remembered: bool,
     /// The last one that ended.
     pub last_upgrade: Option<LastUpgrade>,
     /// It was given a socket to tell systemd.

@@ -68,6 +68,12 @@ fn head(text: &mut String, report: &Report) {
     if !report.signals.upgrade.is_empty() {
         let _ = writeln!(text, "upgraded by: {}", harmless(&report.signals.upgrade.join(", ")));
     }
+    if let Some(problem) = &report.pid_file_error {
+        let _ = writeln!(text, "{BAD}{}{BAD:#}", harmless(problem));
+    }
+    if report.upgrade_remembered {
+        let _ = writeln!(text, "upgrade remembered: a signal asked for one that cannot start yet");
+    }
 }
 
 /// The newest first.
@@ -181,7 +187,8 @@ mod tests {
                 { "name": "http", "address": "tcp://0.0.0.0:80", "inode": 1, "keep": null },
                 { "name": "health", "address": "tcp://127.0.0.1:81", "inode": 2, "keep": "always" },
             ],
-            "descriptors": [{ "name": "log" }], "pid_file": null, "control_socket": "unix:///run/a.ctl",
+            "descriptors": [{ "name": "log" }], "pid_file": "/a.pid", "upgrade_remembered": true,
+            "pid_file_error": "cannot write the pid file /a.pid: permission denied (EACCES)", "control_socket": "unix:///run/a.ctl",
             "predecessor": { "pid": 4700, "alive": true },
             "draining": [{ "generation": 2, "pid": 4700, "age_ms": 12_000 }],
             "upgrade": {
@@ -199,6 +206,8 @@ mod tests {
 generation 3, pid 4711: upgrading, 17 connections, up 2 h 3 min, libshellflip 0.1.0
 program: /srv/app -v  in /srv
 upgraded by: SIGUSR1
+cannot write the pid file /a.pid: permission denied (EACCES)
+upgrade remembered: a signal asked for one that cannot start yet
 
  generation   pid  role             age  connections
           4  4722  successor          –            –

@@ -65,8 +65,23 @@ fn pid_file(subject: &Subject, examination: &mut Examination) {
             "pid-file",
             format!("the pid file {path}: {problem}"),
             "whoever goes by the pid file signals an older process, or none",
-            "let the server's user write there; the next upgrade writes it anew",
+            format!("{}; the next upgrade writes it anew", pid_file_remedy(problem)),
         );
+    }
+}
+
+/// By the name of the errno, with which the server's sentence ends.
+fn pid_file_remedy(problem: &str) -> &'static str {
+    let errno = problem.strip_suffix(')').and_then(|text| text.rsplit_once('(')).map(|(_, errno)| errno);
+    match errno {
+        Some("EACCES" | "EPERM") => "let the server's user write there",
+        Some("ENOENT" | "ENOTDIR") => "make the directory again",
+        Some("ENOSPC") => "make room on that file system, which has no blocks or no inodes left",
+        Some("EDQUOT") => "make room: the server's user has used up the disk quota",
+        Some("EROFS") => {
+            "make that file system writable (in a systemd unit ReadWritePaths=, RuntimeDirectory=)"
+        }
+        _ => "see to it that a file can be made and renamed in that directory",
     }
 }
 

@@ -6,10 +6,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
-use testkit::host::{capable_copy, library_folder};
+use testkit::host::{c_program, capable_copy, library_folder};
 use testkit::limit;
-use testkit::process::{Family, Program, copy_program, temp_dir};
+use testkit::process::{Family, Program, copy_program, temp_dir, write_script};
 
 const LIMIT: Duration = Duration::from_secs(100);
 
@@ -81,6 +82,61 @@ fn a_pid_file_that_could_not_be_written_is_found() {
     assert!(value["findings"][0]["what"].as_str().unwrap().contains("ENOENT"), "{value}");
 }
 
+/// A namespace in which this user may mount. `Err`: why there can be none here.
+fn may_mount() -> Result<(), String> {
+    let output = Command::new("unshare").args(MOUNTS).args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    match output.map_err(|error| error.to_string())? {
+        output if output.status.success() => Ok(()),
+        output => Err(String::from_utf8_lossy(&output.stderr).trim().into()),
+    }
+}
+
+/// For unshare(1).
+const MOUNTS: [&str; 3] = ["--user", "--map-root-user", "--mount"];
+
+#[test]
+fn the_remedy_for_a_pid_file_is_for_what_stands_in_its_way() {
+    if let Err(why) = may_mount() {
+        println!("SKIPPED: program::the_remedy_for_a_pid_file_is_for_what_stands_in_its_way: {why}");
+        return;
+    }
+    let _limit = limit(LIMIT);
+    for (command, errno, remedy) in [
+        ("mount -o remount,ro", "EROFS", "make that file system writable"),
+        ("head -c 65536 /dev/zero > full; true", "ENOSPC", "make room on that file system"),
+    ] {
+        let folder = temp_dir();
+        let run = folder.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let script = folder.path().join("host");
+        let start = "mount -t tmpfs -o size=64k none $0 && exec $1";
+        write_script(
+            &script,
+            &format!(
+                "#!/bin/sh\nexec unshare {} sh -c '{start}' {} {}\n",
+                MOUNTS.join(" "),
+                run.display(),
+                c_program("tests/c/host.c", &[]).display()
+            ),
+        );
+        let stage = Stage::of(&script, &[("HOST_PID_FILE", run.join("a.pid").to_str().unwrap())]);
+        stage.run(&["doctor"]).expect(0);
+        let command = format!("cd {0} && {command} {0}", run.display());
+        assert_eq!(
+            stage.host.call(&format!("/system/{}", command.replace('/', "%2F").replace(' ', "%20"))).rc,
+            0
+        );
+        stage.run(&["upgrade"]).expect(0);
+        let value = stage.run(&["doctor", "--json"]).expect(7).json();
+        assert_eq!(codes(&value), ["pid-file"]);
+        let finding = &value["findings"][0];
+        assert!(finding["what"].as_str().unwrap().ends_with(&format!("({errno})")), "{value}");
+        assert!(finding["remedy"].as_str().unwrap().starts_with(remedy), "{value}");
+        let shown = stage.run(&["status"]).expect(0).out;
+        assert!(shown.contains("\ncannot write the pid file ") && shown.contains(errno), "{shown}");
+    }
+}
+
 #[test]
 fn process_1_of_a_pid_namespace_is_found() {
     if !nix::unistd::geteuid().is_root() {
@@ -124,7 +180,7 @@ fn another_users_process_with_the_number_of_a_server_in_a_container_is_not_taken
         let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
         family.program("unshare").args(namespace).args(user).arg(server).env("LD_LIBRARY_PATH", folder)
     });
-    let mut command = std::process::Command::new(patient.path("flipctl"));
+    let mut command = Command::new(patient.path("flipctl"));
     command.args(["doctor", "--json", "--socket"]).arg(patient.path("ctl"));
     let value = Ran::from(command.uid(65534).gid(65534).current_dir("/").output().unwrap()).expect(7).json();
     // This user may not look at the descriptors of our process 1.

@@ -4,7 +4,9 @@ use crate::kit::Stage;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use testkit::limit;
+use testkit::host::SOON;
+use testkit::process::Signal;
+use testkit::{limit, wait_until};
 
 #[test]
 fn json_is_what_the_server_says() {
@@ -42,4 +44,24 @@ fn generations_that_drain_and_the_phases_of_the_upgrade_are_shown() {
         assert!(shown.contains(text), "{text:?} in\n{shown}");
     }
     assert!(shown.contains(&stage.host.address.to_string()), "{shown}");
+}
+
+#[test]
+fn an_upgrade_that_a_signal_asked_for_and_that_has_to_wait_is_shown() {
+    let _limit = limit(Duration::from_secs(100));
+    let mut stage = Stage::new(&[]);
+    let go = stage.path("go");
+    stage.successors(&format!("wait:{}", go.display()));
+    let upgrade = stage.run_meanwhile(&["upgrade"]);
+    wait_until("an upgrade", SOON, || stage.status()["upgrade"]["successor_pid"].is_i64());
+    let says = "\nupgrade remembered: ";
+    let shown = stage.run(&["status"]).expect(0).out;
+    assert!(!shown.contains(says), "{shown}");
+    stage.host.process.signal(Signal::SIGUSR1);
+    wait_until("an upgrade that is remembered", SOON, || stage.status()["upgrade_remembered"] == true);
+    let shown = stage.run(&["status"]).expect(0).out;
+    assert!(shown.contains(says), "{shown}");
+    std::fs::write(&go, "").unwrap();
+    upgrade.join().unwrap().expect(0);
+    assert!(stage.host.process.wait(SOON).success());
 }
