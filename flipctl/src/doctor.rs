@@ -5,6 +5,7 @@
 mod descriptors;
 mod memory;
 mod program;
+mod root;
 mod signals;
 mod sockets;
 mod supervisor;

@@ -1,27 +1,22 @@
 //! What the next upgrade runs and where, process 1, what was started with more rights, and the pid file.
 
+use super::root::Root;
 use super::{Examination, Subject};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::SFlag;
 use procfs::ProcError;
 use shellflip::error::explain;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Where execvp looks if there is no PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// What the kernel adds to the path of a file that has none any more: proc_pid_exe(5).
-const DELETED: &[u8] = b" (deleted)";
-
 pub fn examine(subject: &Subject, examination: &mut Examination) {
     process_1(subject, examination);
     secure_execution(subject, examination);
     pid_file(subject, examination);
-    let root = match File::open(format!("/proc/{}/root", subject.pid())) {
+    let root = match Root::of(subject.pid()) {
         Ok(root) => root,
         Err(error) => return examination.unseen("program and directory", error),
     };
@@ -86,20 +81,22 @@ fn pid_file_remedy(problem: &str) -> &'static str {
 }
 
 /// True: it is gone.
-fn directory(subject: &Subject, root: &File, examination: &mut Examination) -> bool {
+fn directory(subject: &Subject, root: &Root, examination: &mut Examination) -> bool {
     let path = match subject.report.as_ref().and_then(|report| report.directory.clone()) {
         Some(path) => PathBuf::from(path),
         // Without a word from the server: where it is now. It may have been started elsewhere.
         None => match subject.process.cwd() {
-            Ok(path) => path,
+            Ok(path) => root.inside(path),
             Err(error) => {
                 examination.unseen("start directory", error);
                 return false;
             }
         },
     };
-    let seen =
-        look(root, &path).and_then(|stat| if is_directory(&stat) { Ok(stat) } else { Err(Errno::ENOTDIR) });
+    let seen = match root.find(&path) {
+        Ok(found) if found.kind() != SFlag::S_IFDIR => Err(Errno::ENOTDIR),
+        seen => seen,
+    };
     match seen {
         Ok(_) => false,
         Err(Errno::EACCES) => {
@@ -118,17 +115,17 @@ fn directory(subject: &Subject, root: &File, examination: &mut Examination) -> b
     }
 }
 
-fn executable(subject: &Subject, root: &File, directory_gone: bool, examination: &mut Examination) {
+fn executable(subject: &Subject, root: &Root, directory_gone: bool, examination: &mut Examination) {
     let directory = subject.report.as_ref().and_then(|report| report.directory.as_ref()).map(PathBuf::from);
-    let candidates = match candidates(subject, directory.as_deref()) {
+    let candidates = match candidates(subject, root, directory.as_deref()) {
         Ok(candidates) => candidates,
         Err(error) => return examination.unseen("program", error),
     };
     let mut refused = Errno::ENOENT;
     for path in &candidates {
-        match look(root, path) {
-            Ok(stat) if is_directory(&stat) => refused = Errno::EISDIR,
-            Ok(stat) if stat.st_mode & 0o111 == 0 => refused = Errno::EACCES,
+        match root.find(path) {
+            Ok(found) if found.kind() == SFlag::S_IFDIR => refused = Errno::EISDIR,
+            Ok(found) if !found.is_executable() => refused = Errno::EACCES,
             Ok(_) => return,
             Err(Errno::ENOENT) => {}
             Err(errno) => refused = errno,
@@ -151,13 +148,10 @@ fn executable(subject: &Subject, root: &File, directory_gone: bool, examination:
 }
 
 /// Where the next upgrade looks for its program, in this order.
-fn candidates(subject: &Subject, directory: Option<&Path>) -> Result<Vec<PathBuf>, ProcError> {
+fn candidates(subject: &Subject, root: &Root, directory: Option<&Path>) -> Result<Vec<PathBuf>, ProcError> {
     let below = |path: &Path| directory.map_or(path.to_path_buf(), |directory| directory.join(path));
     let Some(executable) = subject.report.as_ref().and_then(|report| report.executable.clone()) else {
-        let exe = subject.process.exe()?;
-        let path = exe.as_os_str().as_bytes();
-        let path = path.strip_suffix(DELETED).unwrap_or(path);
-        return Ok(vec![PathBuf::from(OsStr::from_bytes(path))]);
+        return Ok(vec![root.inside(subject.process.exe()?)]);
     };
     if executable.contains('/') {
         return Ok(vec![below(Path::new(&executable))]);
@@ -165,20 +159,4 @@ fn candidates(subject: &Subject, directory: Option<&Path>) -> Result<Vec<PathBuf
     let environment = subject.process.environ()?;
     let path = environment.get(OsStr::new("PATH")).cloned().unwrap_or(OsString::from(DEFAULT_PATH));
     Ok(std::env::split_paths(&path).map(|folder| below(&folder.join(&executable))).collect())
-}
-
-/// The file at that path as the server sees it: it may live in a container, or below another root.
-fn look(root: &File, path: &Path) -> Result<FileStat, Errno> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    fstat(openat2(root, path, how)?)
-}
-
-fn is_directory(stat: &FileStat) -> bool {
-    stat.st_mode & libc_mode::FORMAT == libc_mode::DIRECTORY
-}
-
-/// inode(7).
-mod libc_mode {
-    pub const FORMAT: u32 = 0o170_000;
-    pub const DIRECTORY: u32 = 0o040_000;
 }

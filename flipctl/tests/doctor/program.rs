@@ -138,6 +138,37 @@ fn the_remedy_for_a_pid_file_is_for_what_stands_in_its_way() {
 }
 
 #[test]
+fn program_and_directory_of_a_server_below_another_root_are_found() {
+    if let Err(why) = may_mount() {
+        println!("SKIPPED: program::program_and_directory_of_a_server_below_another_root_are_found: {why}");
+        return;
+    }
+    let _limit = limit(LIMIT);
+    let jail = temp_dir();
+    let patient = Patient::started("", |family, folder| {
+        copy_program(sick(), folder.join("server"));
+        let script = "for dir in /bin /lib /lib64 /usr /proc \"$1\" \"$2\"; do \
+            test ! -e $dir || { mkdir -p $0$dir && mount --rbind $dir $0$dir; } || exit; done; \
+            exec chroot $0 sh -c 'cd $0 && exec ./server' $1";
+        let unshare = family.program("unshare").args(MOUNTS).args(["sh", "-c", script]);
+        unshare.arg(jail.path()).arg(folder).arg(library_folder())
+    });
+    let (program, server) = (patient.path("server"), patient.process.pid());
+    let by_pid = |status| by_pid_file(&patient.family, &patient.path(""), server, &[]).expect(status).json();
+    assert_eq!(patient.findings(&[]), [] as [&str; 0]);
+    assert_eq!(codes(&by_pid(0)), [] as [&str; 0]);
+    std::fs::rename(&program, patient.path("other")).unwrap();
+    assert_eq!(patient.findings(&[]), ["executable-gone"]);
+    // The kernel has followed the rename.
+    assert_eq!(codes(&by_pid(0)), [] as [&str; 0]);
+    std::fs::remove_file(patient.path("other")).unwrap();
+    let value = by_pid(7);
+    assert_eq!(codes(&value), ["executable-gone"]);
+    let what = format!("the program {}, which", patient.path("other").display());
+    assert!(value["findings"][0]["what"].as_str().unwrap().starts_with(&what), "{value}");
+}
+
+#[test]
 fn process_1_of_a_pid_namespace_is_found() {
     if !nix::unistd::geteuid().is_root() {
         println!(
