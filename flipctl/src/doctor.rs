@@ -3,6 +3,8 @@
 //! [`Examination`]. Nothing is changed, nobody is signalled.
 
 mod descriptors;
+mod elf;
+mod executable;
 mod memory;
 mod program;
 mod root;

@@ -1,5 +1,7 @@
 //! flipctl doctor: each finding is set up for real and seen, and a healthy server has none.
 
+#[path = "doctor/executable.rs"]
+mod executable;
 #[path = "doctor/healthy.rs"]
 mod healthy;
 mod kit;

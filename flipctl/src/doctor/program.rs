@@ -1,5 +1,6 @@
 //! What the next upgrade runs and where, process 1, what was started with more rights, and the pid file.
 
+use super::executable::{Flaw, Place, machines};
 use super::root::Root;
 use super::{Examination, Subject};
 use nix::errno::Errno;
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// Where execvp looks if there is no PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// How the kernel calls a file that has never had a path: memfd_create(2).
+const MEMFD: &str = "/memfd:";
 
 pub fn examine(subject: &Subject, examination: &mut Examination) {
     process_1(subject, examination);
@@ -121,30 +125,54 @@ fn executable(subject: &Subject, root: &Root, directory_gone: bool, examination:
         Ok(candidates) => candidates,
         Err(error) => return examination.unseen("program", error),
     };
-    let mut refused = Errno::ENOENT;
-    for path in &candidates {
-        match root.find(path) {
-            Ok(found) if found.kind() == SFlag::S_IFDIR => refused = Errno::EISDIR,
-            Ok(found) if !found.is_executable() => refused = Errno::EACCES,
-            Ok(_) => return,
-            Err(Errno::ENOENT) => {}
-            Err(errno) => refused = errno,
-        }
-    }
+    let (path, flaw) = match chosen(subject.pid(), root, directory.as_deref(), &candidates) {
+        None => return,
+        Some((_, Flaw::Unread(errno))) => return examination.unseen("program", explain(errno)),
+        Some(flawed) => flawed,
+    };
     // A relative path has nowhere to start from: that has been said already.
     if directory_gone
         && candidates.iter().all(|path| directory.as_ref().is_some_and(|one| path.starts_with(one)))
     {
         return;
     }
-    let name = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
-    let others = if candidates.len() > 1 { " (nor anywhere else in PATH)" } else { "" };
+    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix(MEMFD)) {
+        return examination.found(
+            "executable-gone",
+            format!("the server runs {name} from memory (memfd_create), and no path leads to that"),
+            "the next upgrade fails, since there is nothing to run; the old process serves on",
+            "start the server from a file, or let it name one with flip_set_command",
+        );
+    }
+    let nowhere = flaw.is_passed_over() && candidates.len() > 1;
+    let others = if nowhere { " (nor anywhere else in PATH)" } else { "" };
     examination.found(
         "executable-gone",
-        format!("the program {name}{others}, which the next upgrade runs: {}", explain(refused)),
-        "the next upgrade fails, since there is nothing to run; the old process serves on",
-        "put the program there, by renaming a complete file to that name, before the upgrade is asked for",
+        format!("the program {}{others}, which the next upgrade runs: {flaw}", path.display()),
+        "the next upgrade fails, since that cannot be run; the old process serves on",
+        flaw.remedy(),
     );
+}
+
+/// What is wrong with the program that the next upgrade takes. If it takes none, with the one that is there at least.
+fn chosen<'a>(
+    pid: i32,
+    root: &Root,
+    directory: Option<&Path>,
+    candidates: &'a [PathBuf],
+) -> Option<(&'a Path, Flaw)> {
+    let place = Place { root, directory: directory.unwrap_or(Path::new("/")), machines: machines(pid) };
+    let mut refused = None;
+    for path in candidates {
+        let flaw = place.flaw(path)?;
+        if !flaw.is_passed_over() {
+            return Some((path, flaw));
+        }
+        if refused.is_none() || flaw != Flaw::Unreachable(Errno::ENOENT) {
+            refused = Some((path.as_path(), flaw));
+        }
+    }
+    refused
 }
 
 /// Where the next upgrade looks for its program, in this order.

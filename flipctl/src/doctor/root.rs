@@ -3,7 +3,9 @@
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What the kernel adds to the path of a file that has none any more: proc_pid_exe(5).
@@ -20,6 +22,7 @@ pub struct Root {
 /// What is at a path, whoever may read it.
 #[derive(Debug)]
 pub struct Found {
+    fd: OwnedFd,
     stat: FileStat,
 }
 
@@ -45,8 +48,9 @@ impl Root {
     pub fn find(&self, path: &Path) -> Result<Found, Errno> {
         let how =
             OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        let stat = fstat(openat2(&self.directory, path, how)?)?;
-        Ok(Found { stat })
+        let fd = openat2(&self.directory, path, how)?;
+        let stat = fstat(&fd)?;
+        Ok(Found { fd, stat })
     }
 }
 
@@ -59,5 +63,15 @@ impl Found {
     /// Somebody may execute it.
     pub fn is_executable(&self) -> bool {
         self.stat.st_mode & 0o111 != 0
+    }
+
+    /// Nothing is executed on its file system.
+    pub fn is_on_noexec(&self) -> bool {
+        fstatvfs(&self.fd).is_ok_and(|of| of.flags().contains(FsFlags::ST_NOEXEC))
+    }
+
+    /// To be read. Only for regular files: others wait for somebody, or do something, when they are opened.
+    pub fn open(&self) -> std::io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
     }
 }

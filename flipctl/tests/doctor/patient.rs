@@ -1,12 +1,13 @@
 //! `tests/c/sick.c`, and what the doctor says of it.
 
-use crate::kit::{Ran, flipctl};
+use crate::kit::{Ran, Stage, flipctl};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use testkit::host::c_program;
-use testkit::process::{Family, Process, Program, TempDir, temp_dir};
+use testkit::process::{Family, Process, Program, TempDir, copy_program, temp_dir, write_script};
 
 /// A server to look at, found by its control socket.
 pub struct Patient {
@@ -93,6 +94,42 @@ pub fn by_pid_file(family: &Family, folder: &Path, pid: i32, arguments: &[&str])
     let mut command = flipctl(family);
     command.arg("doctor").args(arguments).arg("--json").arg("--pid-file").arg(path);
     command.output().expect("flipctl").into()
+}
+
+/// A copy of the program, which the test may replace.
+pub fn copy(family: &Family, folder: &Path) -> Program {
+    let program = folder.join("server");
+    copy_program(sick(), &program);
+    family.program(program)
+}
+
+/// For unshare(1): a namespace in which this user may mount.
+pub const MOUNTS: [&str; 3] = ["--user", "--map-root-user", "--mount"];
+
+/// `Err`: why there can be none here.
+pub fn may_mount() -> Result<(), String> {
+    let output = Command::new("unshare").args(MOUNTS).args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    match output.map_err(|error| error.to_string())? {
+        output if output.status.success() => Ok(()),
+        output => Err(String::from_utf8_lossy(&output.stderr).trim().into()),
+    }
+}
+
+/// A program that starts `tests/c/host.c` from a file system of its own, and where that is, in its namespace alone.
+pub fn on_its_own_file_system(folder: &Path) -> (PathBuf, PathBuf) {
+    let (program, mounted) = (folder.join("start"), folder.join("mounted"));
+    std::fs::create_dir(&mounted).expect("a directory");
+    let unshare = ["unshare", &MOUNTS.join(" ")].join(" ");
+    let script = "mount -t tmpfs -o size=512k none $0 && cp $1 $0/host && exec $0/host";
+    let (at, host) = (mounted.display(), c_program("tests/c/host.c", &[]));
+    write_script(&program, &format!("#!/bin/sh\nexec {unshare} sh -c '{script}' {at} {}\n", host.display()));
+    (program, mounted)
+}
+
+/// Lets the host run a command in its namespace.
+pub fn system(stage: &Stage, command: &str) {
+    let command = command.replace('/', "%2F").replace(' ', "%20");
+    assert_eq!(stage.host.call(&format!("/system/{command}")).rc, 0);
 }
 
 /// The program is there in another's `PATH`.

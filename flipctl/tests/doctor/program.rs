@@ -1,24 +1,19 @@
 //! Program, directory, and process 1.
 
 use crate::kit::{Ran, Stage, flipctl};
-use crate::patient::{Patient, by_pid_file, codes, sick};
+use crate::patient::{
+    MOUNTS, Patient, by_pid_file, codes, copy, may_mount, on_its_own_file_system, sick, system,
+};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use testkit::host::{c_program, capable_copy, library_folder};
+use testkit::host::{capable_copy, library_folder};
 use testkit::limit;
-use testkit::process::{Family, Program, copy_program, temp_dir, write_script};
+use testkit::process::{Family, copy_program, temp_dir};
 
 const LIMIT: Duration = Duration::from_secs(100);
-
-fn copy(family: &Family, folder: &Path) -> Program {
-    let program = folder.join("server");
-    copy_program(sick(), &program);
-    family.program(program)
-}
 
 #[test]
 fn a_program_that_is_gone_is_found_and_one_that_was_replaced_is_not() {
@@ -37,17 +32,6 @@ fn a_program_that_is_gone_is_found_and_one_that_was_replaced_is_not() {
     let value = patient.json(&[]);
     assert_eq!(codes(&value), ["executable-gone"]);
     assert!(value["findings"][0]["what"].as_str().unwrap().contains("EISDIR"), "{value}");
-}
-
-#[test]
-fn a_program_that_may_not_be_executed_is_found() {
-    let _limit = limit(LIMIT);
-    let patient = Patient::started("", copy);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(patient.path("server"), mode).unwrap();
-    let value = patient.json(&[]);
-    assert_eq!(codes(&value), ["executable-gone"]);
-    assert!(value["findings"][0]["what"].as_str().unwrap().contains("EACCES"), "{value}");
 }
 
 #[test]
@@ -82,18 +66,6 @@ fn a_pid_file_that_could_not_be_written_is_found() {
     assert!(value["findings"][0]["what"].as_str().unwrap().contains("ENOENT"), "{value}");
 }
 
-/// A namespace in which this user may mount. `Err`: why there can be none here.
-fn may_mount() -> Result<(), String> {
-    let output = Command::new("unshare").args(MOUNTS).args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    match output.map_err(|error| error.to_string())? {
-        output if output.status.success() => Ok(()),
-        output => Err(String::from_utf8_lossy(&output.stderr).trim().into()),
-    }
-}
-
-/// For unshare(1).
-const MOUNTS: [&str; 3] = ["--user", "--map-root-user", "--mount"];
-
 #[test]
 fn the_remedy_for_a_pid_file_is_for_what_stands_in_its_way() {
     if let Err(why) = may_mount() {
@@ -103,29 +75,13 @@ fn the_remedy_for_a_pid_file_is_for_what_stands_in_its_way() {
     let _limit = limit(LIMIT);
     for (command, errno, remedy) in [
         ("mount -o remount,ro", "EROFS", "make that file system writable"),
-        ("head -c 65536 /dev/zero > full; true", "ENOSPC", "make room on that file system"),
+        ("head -c 524288 /dev/zero > full; true", "ENOSPC", "make room on that file system"),
     ] {
         let folder = temp_dir();
-        let run = folder.path().join("run");
-        std::fs::create_dir(&run).unwrap();
-        let script = folder.path().join("host");
-        let start = "mount -t tmpfs -o size=64k none $0 && exec $1";
-        write_script(
-            &script,
-            &format!(
-                "#!/bin/sh\nexec unshare {} sh -c '{start}' {} {}\n",
-                MOUNTS.join(" "),
-                run.display(),
-                c_program("tests/c/host.c", &[]).display()
-            ),
-        );
-        let stage = Stage::of(&script, &[("HOST_PID_FILE", run.join("a.pid").to_str().unwrap())]);
+        let (program, run) = on_its_own_file_system(folder.path());
+        let stage = Stage::of(&program, &[("HOST_PID_FILE", run.join("a.pid").to_str().unwrap())]);
         stage.run(&["doctor"]).expect(0);
-        let command = format!("cd {0} && {command} {0}", run.display());
-        assert_eq!(
-            stage.host.call(&format!("/system/{}", command.replace('/', "%2F").replace(' ', "%20"))).rc,
-            0
-        );
+        system(&stage, &format!("cd {0} && {command} {0}", run.display()));
         stage.run(&["upgrade"]).expect(0);
         let value = stage.run(&["doctor", "--json"]).expect(7).json();
         assert_eq!(codes(&value), ["pid-file"]);
