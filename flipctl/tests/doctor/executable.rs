@@ -114,7 +114,7 @@ fn a_file_system_on_which_nothing_is_executed_is_found() {
     let (program, mounted) = on_its_own_file_system(folder.path());
     let stage = Stage::of(&program, &[]);
     stage.run(&["doctor"]).expect(0);
-    system(&stage, &format!("mount -o remount,noexec {}", mounted.display()));
+    system(&stage, &format!("mount -o remount,bind,noexec {}", mounted.display()));
     let value = stage.run(&["doctor", "--json"]).expect(7).json();
     assert_eq!(codes(&value), ["executable-gone"]);
     assert!(value["findings"][0]["what"].as_str().unwrap().contains("is mounted noexec"), "{value}");

@@ -74,7 +74,7 @@ fn the_remedy_for_a_pid_file_is_for_what_stands_in_its_way() {
     }
     let _limit = limit(LIMIT);
     for (command, errno, remedy) in [
-        ("mount -o remount,ro", "EROFS", "make that file system writable"),
+        ("mount -o remount,bind,ro", "EROFS", "make that file system writable"),
         ("head -c 524288 /dev/zero > full; true", "ENOSPC", "make room on that file system"),
     ] {
         let folder = temp_dir();
