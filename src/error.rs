@@ -83,9 +83,9 @@ pub enum Failure {
     None = 0,
     /// The new program could not be started.
     Spawn = 1,
-    /// It exited before it was ready.
+    /// It exited before it was ready, or before its probation was over.
     Exited = 2,
-    /// It was ended by a signal before it was ready.
+    /// It was ended by a signal before it was ready, or before its probation was over.
     Signalled = 3,
     /// It was not ready by the upgrade deadline.
     Deadline = 4,

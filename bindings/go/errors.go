@@ -49,9 +49,9 @@ const (
 	FailureNone Failure = iota
 	// FailureSpawn: the new program could not be started.
 	FailureSpawn
-	// FailureExited: it exited before it was ready.
+	// FailureExited: it exited before it was ready, or before its probation was over.
 	FailureExited
-	// FailureSignalled: it was ended by a signal before it was ready.
+	// FailureSignalled: it was ended by a signal before it was ready, or before its probation was over.
 	FailureSignalled
 	// FailureDeadline: it was not ready within Options.UpgradeTimeout.
 	FailureDeadline

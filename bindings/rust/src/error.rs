@@ -48,9 +48,9 @@ pub enum ErrorKind {
 pub enum Failure {
     /// The new program could not be started.
     Spawn,
-    /// It exited before it was ready.
+    /// It exited before it was ready, or before its probation was over.
     Exited,
-    /// It was ended by a signal before it was ready.
+    /// It was ended by a signal before it was ready, or before its probation was over.
     Signalled,
     /// It was not ready by the upgrade deadline.
     Deadline,
