@@ -513,7 +513,7 @@ int flip_control_status(const char *address, int timeout_ms, char *buffer, size_
  The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
  there already; -EALREADY: an upgrade is under way and the socket would have to be bound, or taken from systemd;
  -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by this
- call, which takes as long as the name service does; nothing else waits for it.
+ call, which takes as long as the name service does; only `flip_free` waits for it.
 
  # Safety
 
@@ -611,15 +611,16 @@ const char *flip_version(void);
  opens it anew.
 
  The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET:
- promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED:
- `flip_free`; -EMFILE, -ENFILE, -ENOMEM; -EIO: it is there, and cannot be opened (`flip_init` found no /proc); -ECHILD
- in a forked child.
+ promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: this
+ process will not serve, as `flip_ready` says, or `flip_free`; -EMFILE, -ENFILE, -ENOMEM; -EIO: it is there, and cannot
+ be opened (`flip_init` found no /proc); -ECHILD in a forked child.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_take_state(flip_t *flip, int timeout_ms);
+int flip_take_state(flip_t *flip,
+                    int timeout_ms);
 
 /*
  A descriptor for poll, epoll or an event loop: readable while an event waits. Borrowed: never close it, never read

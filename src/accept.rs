@@ -85,8 +85,13 @@ impl Flip {
     /// `EINVAL` for a listener that blocks. Whoever does not wait is told what is exhausted: if it called again at once
     /// because the listener is readable, it would never rest.
     pub fn accept(&self, listener: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
+        self.accept_counted(listener, deadline).map(|(connection, _)| connection)
+    }
+
+    /// The same, and whether the connection is counted.
+    pub fn accept_counted(&self, listener: BorrowedFd, deadline: Option<Instant>) -> Result<(OwnedFd, bool)> {
         let mut tried = match self.accept_at_once(listener) {
-            Some(Ok(connection)) => return Ok(connection),
+            Some(Ok(connection)) => return Ok((connection, true)),
             Some(Err(errno)) => Some(errno),
             None => None,
         };
@@ -106,7 +111,7 @@ impl Flip {
         loop {
             let errno =
                 match tried.take().map_or_else(|| self.try_accept(listener, kept), |errno| Ok(Err(errno)))? {
-                    Ok(connection) => return Ok(connection),
+                    Ok(connection) => return Ok((connection, !kept)),
                     Err(errno) => errno,
                 };
             if errno == Errno::EAGAIN {
@@ -177,7 +182,8 @@ impl Flip {
         kept: bool,
         deadline: Option<Instant>,
     ) -> Result<()> {
-        let mut fds = vec![PollFd::new(self.freed_fd(), PollFlags::POLLIN)];
+        let freed = if fork::in_child() { PollFlags::empty() } else { PollFlags::POLLIN };
+        let mut fds = vec![PollFd::new(self.freed_fd(), freed)];
         // A latch that has fired stays readable: one that does not matter any more would make this spin.
         if !(kept && self.is_shut_down()) {
             fds.push(PollFd::new(self.shutdown_fd(), PollFlags::POLLIN));
@@ -185,7 +191,7 @@ impl Flip {
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::POLLIN)));
         match fd::poll(&mut fds, deadline.map(|at| at.saturating_duration_since(Instant::now()))) {
             Ok(0) => Err(Error::TimedOut),
-            Ok(_) if fds[0].any().unwrap_or(false) => {
+            Ok(_) if fds[0].any().unwrap_or(false) && !fork::in_child() => {
                 Err(Error::Canceled("the handle was freed meanwhile".into()))
             }
             Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -70,6 +70,11 @@ impl<T> Duty<T> {
         drop(before);
     }
 
+    /// Whether there will be none any more.
+    pub fn is_over(&self) -> bool {
+        matches!(*self.post(), Post::Over)
+    }
+
     /// For a thread of the library: waits for it. `None`: it is over.
     pub fn take(&self) -> Option<T> {
         let (mut post, mut moment_is_over) = (self.post(), false);

@@ -64,7 +64,7 @@ pub(crate) struct Inner {
     /// Opens in `flip_free`.
     pub freed: Gate,
     pub events: Arc<Queue>,
-    /// The thread that has last read an event: it must not wait for what waits for its answer.
+    /// The thread that has last looked for an event: it must not wait for what waits for its answer.
     reader: AtomicI32,
     pub state: State,
     pub pid_file: Option<PidFile>,
@@ -251,8 +251,11 @@ impl Flip {
             inner.send(Command::Free(done));
             while pending.wait(inner.freed.reader(), None) == Err(Error::Interrupted) {}
         } else {
-            // No descriptor to wait with: the threads' end says the same.
+            // No descriptor to wait with: the end of the duty says the same. It may come after a hand-over.
             inner.send(Command::FreeUnanswered);
+            while !inner.duty.is_over() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         // Not before: a second SIGTERM meanwhile must not end the process in the middle of a hand-over.
         signals::restore();
@@ -454,6 +457,12 @@ impl Flip {
                 Err(error)
             }
         }
+    }
+
+    /// What this thread has asked for before and not waited for to its end is not taken up by its next [`Flip::upgrade`]: for
+    /// threads that serve one caller after the other.
+    pub fn forget_unfinished_upgrade() {
+        UNFINISHED.take();
     }
 
     /// What this process is and does, as one line of JSON; the keys are in `docs/control.md`. In every state.

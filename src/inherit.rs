@@ -16,7 +16,7 @@ use crate::sys::fd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use std::ffi::CString;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -151,7 +151,17 @@ unsafe fn upgrade(environment: &Environment, place: &[u8], pid: u32) -> Result<F
     // The value is not shown: it may hold a nonce.
     let (socket, nonce) =
         parse_place(place).ok_or_else(|| wrong("its value is not <pid>:<fd>:<nonce>".into()))?;
-    // Before all else: a copy in a child of ours would keep the predecessor from seeing our end.
+    // Not owned before it is seen to be what it should: closed by an error it could be somebody's after all, in a program
+    // that has executed itself with these variables.
+    // SAFETY: only asked what it is; the kernel says EBADF where it is none.
+    match fd::socket_kind(unsafe { BorrowedFd::borrow_raw(socket) }) {
+        Ok((libc::AF_UNIX, libc::SOCK_SEQPACKET)) => {}
+        Err(errno @ Errno::EBADF) => {
+            return Err(wrong(format!("its descriptor {socket} is not open")).because(&explain(errno)));
+        }
+        _ => return Err(wrong("its descriptor is not a unix socket of type SOCK_SEQPACKET".into()).into()),
+    }
+    // First of all that is done: a copy in a child of ours would keep the predecessor from seeing our end.
     fd::set_cloexec_raw(socket)
         .map_err(|errno| wrong(format!("its descriptor {socket} is not open")).because(&explain(errno)))?;
     let count = listen_fds(environment, pid)?;
@@ -163,10 +173,6 @@ unsafe fn upgrade(environment: &Environment, place: &[u8], pid: u32) -> Result<F
     all_open(numbers.clone(), &[])?;
     // SAFETY: open, as just seen, and nobody's, as promised by the caller.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    match fd::socket_kind(socket.as_fd()) {
-        Ok((libc::AF_UNIX, libc::SOCK_SEQPACKET)) => {}
-        _ => return Err(wrong("its descriptor is not a unix socket of type SOCK_SEQPACKET".into()).into()),
-    }
     let channel = ToPredecessor::from(socket);
     let mut hello = wait_for_hello(&channel)?;
     if hello.nonce != nonce {

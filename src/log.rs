@@ -87,7 +87,7 @@ pub fn write(level: Level, line: std::fmt::Arguments<'_>) {
         text.truncate(LONGEST - 1);
         text.push(b'\n');
         // A failed or short write of a log line has no remedy.
-        thread::write_without_sigpipe(stderr, &text);
+        thread::write_without_signals(stderr, &text);
     }
 }
 

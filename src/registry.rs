@@ -32,6 +32,8 @@ use std::sync::{Arc, Mutex};
 pub struct Registry {
     entries: Entries,
     unclaimed: VecDeque<Inherited>,
+    /// The original of what the library has taken for itself: LISTEN_FDS still says that its number is open.
+    for_library: Option<OwnedFd>,
     /// Where the predecessor may be listening with `reuseport`; `None` until somebody has to know.
     groups: Option<Vec<(Protocol, u16)>>,
     /// Started by an upgrade, and may not serve yet.
@@ -146,6 +148,7 @@ impl Registry {
         Registry {
             entries: Entries::with_room_for(unclaimed.len()),
             unclaimed,
+            for_library: None,
             groups: None,
             waiting: successor,
             disowned: false,
@@ -414,6 +417,7 @@ impl Registry {
         freeze(Frozen::Released);
         let go = self.entries.keep(|entry| kept(entry.keep));
         go.into_iter().for_each(|entry| self.close(entry));
+        self.for_library = None;
         self.unclaimed.retain(|inherited| matches!(inherited.source, Source::Foreign(_)));
     }
 
@@ -432,6 +436,7 @@ impl Registry {
         }
         self.entries.clear();
         self.closed.clear();
+        self.for_library = None;
         self.unclaimed.retain(|inherited| matches!(inherited.source, Source::Foreign(_)));
         ANY_KEPT.store(false, SeqCst);
     }

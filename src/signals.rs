@@ -91,15 +91,19 @@ fn install_one(binding: &Binding) -> nix::Result<()> {
     Errno::result(unsafe { libc::sigaction(binding.signal, std::ptr::null(), previous.as_mut_ptr()) })?;
     // SAFETY: filled by the kernel.
     let before = unsafe { previous.assume_init() };
-    // SAFETY: not known yet, so no handler reads it.
-    unsafe { *slot.previous.get() = previous };
+    // Ours was put back by a handler that had been on top of it: what was there before ours is known.
+    let again = slot.known.load(SeqCst) && before.sa_sigaction == handler as *const () as usize;
+    if !again {
+        // SAFETY: not known yet, so no handler reads it.
+        unsafe { *slot.previous.get() = previous };
+    }
     slot.request.store(bit(binding.request) as u8, SeqCst);
     slot.known.store(true, SeqCst);
     // SAFETY: all zero is a valid sigaction; the fields that matter follow.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = handler as *const () as usize;
     action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_SIGINFO;
-    if is_handler(&before) {
+    if is_handler(&before) && !again {
         // What it relies on not to be interrupted by.
         action.sa_mask = before.sa_mask;
     }

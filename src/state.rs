@@ -27,6 +27,8 @@ enum Slot {
     Promised,
     Arrived(OwnedFd),
     Lost,
+    /// This process will not serve, and nobody sends it any more.
+    Unwanted,
 }
 
 impl State {
@@ -57,14 +59,27 @@ impl State {
         self.settled.open();
     }
 
+    /// This process will never serve.
+    pub fn unwanted(&self) {
+        let mut slot = lock(&self.slot);
+        if matches!(*slot, Slot::Promised) {
+            *slot = Slot::Unwanted;
+            drop(slot);
+            self.settled.open();
+        }
+    }
+
     fn open(&self, state: &OwnedFd) -> std::result::Result<OwnedFd, Errno> {
         let descriptors = self.descriptors.as_ref().ok_or(Errno::EIO)?;
         // ENOENT would say that there is no state.
         fd::reopen_read_only(descriptors.as_fd(), state.as_fd())
+            // It is of the thread that called flip_init, if that was the first one, which may have ended.
+            .or_else(|errno| fd::reopen_by_this_thread(state.as_fd()).map_err(|_| errno))
             .map_err(|errno| if errno == Errno::ENOENT { Errno::EIO } else { errno })
     }
 
-    /// Waits for it: read-only, with an offset of its own at 0. `ENOENT`: none was promised; `ECONNRESET`: promised and lost.
+    /// Waits for it: read-only, with an offset of its own at 0. `ENOENT`: none was promised; `ECONNRESET`: promised and lost;
+    /// `ECANCELED`: this process will not serve.
     pub fn take(&self, freed: BorrowedFd, deadline: Option<Instant>) -> Result<OwnedFd> {
         loop {
             match &*lock(&self.slot) {
@@ -79,6 +94,7 @@ impl State {
                         Error::system("cannot open the predecessor's state by way of /proc/self/fd", errno)
                     });
                 }
+                Slot::Unwanted => return Err(Error::Canceled("this process will not serve".into())),
                 Slot::Promised => {}
             }
             let mut fds = [

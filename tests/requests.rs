@@ -628,6 +628,8 @@ fn a_handler_that_was_there_before_runs_with_the_mask_that_it_asked_for() {
 #[test]
 fn a_handler_that_is_put_back_after_the_end_leaves_the_signal_to_its_default() {
     let _limit = limit(Duration::from_secs(60));
-    assert_eq!(handlers("late"), (String::new(), Some(libc::SIGTERM)));
+    for which in ["late", "again"] {
+        assert_eq!(handlers(which), (String::new(), Some(libc::SIGTERM)), "{which}");
+    }
     assert_eq!(handlers("chained"), ("alive\n".into(), None));
 }

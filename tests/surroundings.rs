@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use testkit::deadline::{wait_for, wait_until};
 use testkit::host::{Host, SOON, c_program};
-use testkit::process::{Family, Signal, TempDir, signal, temp_dir};
+use testkit::process::{Family, Output, Signal, TempDir, signal, temp_dir};
 
 /// A name service that answers when it is told to (`tests/c/slow_names.c`).
 struct Names {
@@ -226,4 +226,19 @@ fn the_first_process_of_a_container_is_ended_by_the_hard_stop() {
     let status = part.host.process.wait(SOON);
     assert_eq!(status.code(), Some(128 + libc::SIGKILL), "{status}");
     part.family.assert_none_left(Duration::from_secs(5));
+}
+
+#[test]
+fn a_process_whose_main_thread_has_ended_is_upgraded_with_its_state() {
+    let _limit = testkit::limit(LIMIT);
+    let (family, folder) = (Family::new(), temp_dir());
+    let program = family.program(c_program("tests/c/main_gone.c", &[])).arg(folder.path().join("sock"));
+    let mut process = program.output(Output::File).start();
+    let status = process.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{}", process.output());
+    family.assert_none_left(SOON);
+    let output = process.output();
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!((lines[0], lines[2], lines.len()), ("mode 755", "the state begins with B", 3), "{output}");
+    assert!(lines[1].contains("mapped"), "{output}");
 }

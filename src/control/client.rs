@@ -51,7 +51,7 @@ pub fn parse_address(text: &[u8]) -> Result<Address> {
 /// nobody listens; `ENOENT`; `EACCES`), or `ECONNRESET`: the server ended without an answer. `ESRCH`: a stop has begun, and
 /// its end cannot be seen from here, since the server is in another pid namespace (or behind a proxy).
 pub fn request(address: &Address, request: Request, timeout: Option<Duration>) -> Result<Option<i32>> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let asked = match request {
         Request::Upgrade => Asked::Upgrade,
         Request::Stop => Asked::Stop,
@@ -73,7 +73,7 @@ pub fn request(address: &Address, request: Request, timeout: Option<Duration>) -
 
 /// What another process tells about itself: one line of JSON, described in `docs/control.md`.
 pub fn status(address: &Address, timeout: Option<Duration>) -> Result<String> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut status = String::new();
     repeat(address, Asked::Status, deadline, &|_| true, &mut |connection| {
         let line = connection.line()?;

@@ -23,7 +23,7 @@ use std::os::fd::IntoRawFd;
 /// The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
 /// there already; -EALREADY: an upgrade is under way and the socket would have to be bound, or taken from systemd;
 /// -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by this
-/// call, which takes as long as the name service does; nothing else waits for it.
+/// call, which takes as long as the name service does; only `flip_free` waits for it.
 ///
 /// # Safety
 ///

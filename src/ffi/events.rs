@@ -17,9 +17,9 @@ pub struct flip_event_t {
 /// opens it anew.
 ///
 /// The descriptor, or -ENOENT: none was promised (generation 0, or the predecessor writes none); -ECONNRESET:
-/// promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED:
-/// `flip_free`; -EMFILE, -ENFILE, -ENOMEM; -EIO: it is there, and cannot be opened (`flip_init` found no /proc); -ECHILD
-/// in a forked child.
+/// promised, and lost with the predecessor; -ETIMEDOUT; -EINTR: a signal handler ran, call again; -ECANCELED: this
+/// process will not serve, as `flip_ready` says, or `flip_free`; -EMFILE, -ENFILE, -ENOMEM; -EIO: it is there, and cannot
+/// be opened (`flip_init` found no /proc); -ECHILD in a forked child.
 ///
 /// # Safety
 ///

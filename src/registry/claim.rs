@@ -28,7 +28,7 @@ pub(super) struct Inherited {
     pub in_store: Option<String>,
     /// With this text our predecessor was asked for it.
     pub written: Option<Arc<[u8]>>,
-    /// The library has a copy, and the original goes once `flip_init` is sure to succeed.
+    /// The library has a copy, and the original is its own once `flip_init` is sure to succeed.
     pub for_library: bool,
 }
 
@@ -232,6 +232,8 @@ mod tests {
         assert_eq!(fd::inode(claimed.as_fd()), is);
         // SAFETY: only asked whether it is open.
         let original = unsafe { BorrowedFd::borrow_raw(number) };
+        assert_eq!(fd::inode(original), is);
+        registry.finish(true);
         assert_ne!(fd::inode(original), is);
     }
 

@@ -8,7 +8,7 @@ use crate::socket::{self, PathOwner};
 use crate::sys::fd;
 use crate::sys::net::SockAddr;
 use crate::systemd::store::{self, Known, Stored};
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 impl Registry {
@@ -25,7 +25,8 @@ impl Registry {
     /// The same for what the library has taken for itself.
     pub fn own_what_is_ours(&mut self) {
         if let Some(index) = self.unclaimed.iter().position(|one| one.for_library) {
-            drop(self.unclaimed.remove(index).map(Inherited::own));
+            self.for_library = self.unclaimed.remove(index).map(Inherited::own);
+            let _ = self.for_library.as_ref().map(|fd| fd::set_cloexec_raw(fd.as_raw_fd()));
         }
         for one in self.unclaimed.iter_mut().filter(|one| one.in_store.is_some()) {
             one.source = match one.source {

@@ -182,7 +182,7 @@ fn lookup<Id: From<u32>>(
 
 /// What the umask would have given. Reading it by umask(2) would change it for every thread.
 fn default_mode() -> u32 {
-    let status = file::read_proc(c"/proc/self/status").unwrap_or_default();
+    let status = file::read_proc(c"/proc/thread-self/status").unwrap_or_default();
     let umask = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Umask:"));
     let umask = umask.and_then(|umask| std::str::from_utf8(umask.trim_ascii()).ok());
     let umask = umask.and_then(|umask| u32::from_str_radix(umask, 8).ok());

@@ -375,6 +375,9 @@ impl Supervisor {
     }
 
     fn ready_done(&mut self, result: &std::result::Result<(), Final>) {
+        if result.as_ref().is_err_and(|why| *why != Final::StateLost) {
+            self.inner.state.unwanted();
+        }
         if result.is_ok() && !self.inner.published.ready.load(SeqCst) {
             // Before anybody is told: what flip_accept needs of an inherited listener is set here too.
             for line in lock(&self.inner.registry).apply_live() {

@@ -117,7 +117,7 @@ pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, Errn
 /// Whether a write would be taken now, in part at least, or refused.
 pub fn can_be_written(fd: BorrowedFd) -> bool {
     let now = TimeSpec::new(0, 0);
-    ppoll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], Some(now), None) != Ok(0)
+    matches!(ppoll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], Some(now), None), Ok(1..))
 }
 
 /// A counter for waking a poll: non-blocking, at 0.
@@ -162,6 +162,13 @@ pub fn reopen_read_only(own_descriptors: BorrowedFd, fd: BorrowedFd) -> Result<O
     fault::at("reopen")?;
     let (name, flags) = (fd.as_raw_fd().to_string(), OFlag::O_RDONLY | OFlag::O_CLOEXEC);
     at_least_3(nix::fcntl::openat(own_descriptors, name.as_str(), flags, nix::sys::stat::Mode::empty())?)
+}
+
+/// The same by way of the calling thread's own directory in /proc.
+pub fn reopen_by_this_thread(fd: BorrowedFd) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    at_least_3(nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())?)
 }
 
 /// What names the process behind a pidfd for as long as the machine runs: its inode, where pidfds have inodes of their

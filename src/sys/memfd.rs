@@ -59,7 +59,7 @@ pub fn is_sealed(fd: BorrowedFd) -> bool {
 /// Whether this process shares the file in a mapping. One that only reads counts, as it does for F_SEAL_WRITE:
 /// mprotect(2) may change that.
 fn is_mapped(device: u64, inode: u64) -> Result<bool, Errno> {
-    let maps = file::read_proc(c"/proc/self/maps")?;
+    let maps = file::read_proc(c"/proc/thread-self/maps")?;
     Ok(maps.split(|byte| *byte == b'\n').any(|line| shares(line, device, inode).unwrap_or(false)))
 }
 

@@ -227,7 +227,7 @@ pub fn set_owner(held: BorrowedFd<'_>, user: Option<Uid>, group: Option<Gid>) ->
 /// The mode of what [`hold`] holds. Goes through /proc, or by fchmodat2(2) where there is none: that is of 6.6.
 pub fn set_mode(held: BorrowedFd<'_>, mode: u32) -> Result<()> {
     fault::at("fchmodat")?;
-    let path = c_path(format!("/proc/self/fd/{}", held.as_raw_fd()).as_bytes())?;
+    let path = c_path(format!("/proc/thread-self/fd/{}", held.as_raw_fd()).as_bytes())?;
     match fchmodat(AT_FDCWD, &*path, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink) {
         Err(Errno::ENOENT) => set_mode_without_proc(held, mode),
         other => other,

@@ -152,9 +152,11 @@ pub fn id() -> i32 {
     unsafe { libc::gettid() }
 }
 
-/// One write(2) that raises no SIGPIPE, whatever is at the other end.
-pub fn write_without_sigpipe(fd: BorrowedFd, bytes: &[u8]) {
-    let _ = without_signal(Signal::SIGPIPE, Errno::EPIPE, || nix::unistd::write(fd, bytes));
+/// One write(2) that raises no signal, whatever is at the other end.
+pub fn write_without_signals(fd: BorrowedFd, bytes: &[u8]) {
+    let write = || nix::unistd::write(fd, bytes);
+    let write = || without_signal(Signal::SIGPIPE, Errno::EPIPE, write);
+    let _ = without_signal(Signal::SIGXFSZ, Errno::EFBIG, write);
 }
 
 /// Runs what fails with this errno without the signal that the kernel sends this thread besides, whoever's thread it is.
@@ -251,12 +253,12 @@ mod tests {
         let before = unsafe { sigaction(Signal::SIGPIPE, &action) }.unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(reader);
-        write_without_sigpipe(writer.as_fd(), b"x");
+        write_without_signals(writer.as_fd(), b"x");
         assert_eq!(RAISED.load(SeqCst), 0);
         let pipe = SigSet::from(Signal::SIGPIPE);
         pipe.thread_block().unwrap();
         raise(Signal::SIGPIPE).unwrap();
-        write_without_sigpipe(writer.as_fd(), b"x");
+        write_without_signals(writer.as_fd(), b"x");
         pipe.thread_unblock().unwrap();
         assert_eq!(RAISED.load(SeqCst), 1);
         // SAFETY: as it was.

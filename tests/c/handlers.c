@@ -2,7 +2,8 @@
  *
  *   below    the host's came first and blocks SIGUSR2 while it runs: `blocked 1` if that holds below the library's too
  *   late     the host's is on top when the library goes, and puts the library's back: SIGTERM is the default again
- *   chained  the same, but it stays and calls the library's: `alive` */
+ *   again    the same as late, and then once more all of it
+ *   chained  the same as late, but it stays and calls the library's: `alive` */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
@@ -47,8 +48,13 @@ int main(int argc, char **argv)
         action.sa_flags = SA_SIGINFO;
         sigaction(SIGTERM, &action, &before);
         flip_free(flip);
-        if (!strcmp(which, "late"))
+        if (strcmp(which, "chained"))
             sigaction(SIGTERM, &before, NULL);
+    }
+    if (!strcmp(which, "again")) {
+        if (flip_init(NULL, &flip) != 0 || flip_ready(flip, -1) != 0)
+            return 1;
+        flip_free(flip);
     }
     raise(SIGTERM);
     if (blocked >= 0)

@@ -116,3 +116,14 @@ fn keep_stop_is_the_successors_alone_after_an_upgrade() {
     next.ok("finish");
     world.stop(&next);
 }
+
+#[test]
+fn a_worker_serves_what_outlives_shutdown_also_when_its_master_has_freed_the_handle() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    let family = testkit::process::Family::new();
+    let program = family.program(testkit::host::c_program("tests/c/kept_worker.c", &[]));
+    let mut process = program.output(testkit::process::Output::File).start();
+    let status = process.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{}", process.output());
+    family.assert_none_left(SOON);
+}

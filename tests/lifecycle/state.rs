@@ -226,3 +226,17 @@ fn a_state_that_nobody_writes_fails_the_upgrade_at_its_deadline() {
     assert_eq!(memfds(first), 0);
     part.stop(first);
 }
+
+/// It would be killed where it waits on, two seconds later.
+#[test]
+fn who_waits_for_the_state_of_a_predecessor_that_gives_up_is_told() {
+    let _limit = testkit::limit(LIMIT);
+    let environment = [("EVENTS", "2"), ("STATE", "hold"), ("BEFORE", "take"), ("UPGRADE_TIMEOUT_MS", "500")];
+    let part = Part::start(&environment);
+    let first = part.first();
+    let called = part.call(first, "/upgrade");
+    assert_eq!(called.rc, minus(libc::ETIME), "{called:?}");
+    part.wait_for_line("took -125 this process will not serve");
+    part.call(first, "/give-back");
+    part.stop(first);
+}

@@ -42,7 +42,7 @@ impl Address {
         self.option("mode", format_args!("{mode:04o}"))
     }
 
-    /// Any option of the grammar, its value percent-encoded where it needs to be: `keep`, `nodelay`, `owner`, `v6only`,
+    /// Any option of the grammar, its value as the grammar has it, which is percent-encoded where it needs to be: `keep`, `nodelay`, `owner`, `v6only`,
     /// `defer`, `fastopen`, `device`, `freebind`, `transparent` … One that does not exist is an error when it is used.
     pub fn option(mut self, key: &str, value: impl std::fmt::Display) -> Address {
         let mark = if self.0.contains('?') { '&' } else { '?' };

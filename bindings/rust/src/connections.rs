@@ -83,7 +83,8 @@ impl Flip {
     /// on, waits while descriptors are exhausted. Called before [`Flip::ready`] has returned, it waits for that first.
     /// Any number of threads may call it at once.
     ///
-    /// [`crate::ErrorKind::Canceled`] from shutdown on, also in a thread that waits already; `Invalid`: the listener blocks.
+    /// [`crate::ErrorKind::Canceled`] from shutdown on, also in a thread that waits already; `Invalid`: the listener blocks,
+    /// which is looked at every few calls.
     pub fn accept<L: Listener>(&self, listener: &L) -> Result<(L::Stream, ConnectionGuard)> {
         self.accept_until(listener, None)
     }
@@ -102,10 +103,7 @@ impl Flip {
         listener: &L,
         deadline: Option<std::time::Instant>,
     ) -> Result<(L::Stream, ConnectionGuard)> {
-        let core = self.core()?;
-        // Before: what is counted does not change with time.
-        let counted = core.counts(listener.as_fd());
-        let connection = core.accept(listener.as_fd(), deadline)?;
+        let (connection, counted) = self.core()?.accept_counted(listener.as_fd(), deadline)?;
         Ok((connection.into(), ConnectionGuard::begun(counted)))
     }
 

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 /// One generation of a server, as its own process sees it. Clones are the same handle; there is one per process at a
 /// time. All calls may be made from any thread.
 ///
-/// Dropping the last clone is a stop, as [`Flip::close`] says.
+/// Dropping the last clone is a stop, as [`Flip::close`] says. A clone that is still held by a thread or a `static` when `main`
+/// returns is never dropped, and the pid file and unix paths stay: a program that has such clones calls `close` at its end.
 ///
 /// [`AsFd`] gives a descriptor for poll, epoll or an event loop: readable from shutdown on, for ever, for every reader. Never read
 /// from it.
@@ -99,7 +100,7 @@ impl Flip {
     }
 
     /// Gives everything back now, whatever clones there are: calls that wait return [`ErrorKind::Canceled`], later ones
-    /// `Closed`. A second time does nothing.
+    /// `Closed`. A second time does nothing, and does not wait for the first.
     ///
     /// Before [`Flip::ready`] has returned it gives up: the upgrade fails and the predecessor serves on. In a process that
     /// serves it is a stop whose drain is over; while a successor is on its way it ends that first, or, once the

@@ -87,12 +87,14 @@ fn guarded<T>(call: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic: Box<dyn Any + Send>| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        // It may be a value that panics once more when it is dropped.
+        std::mem::forget(panic);
         format!("a hook of the server panicked: {}", text.unwrap_or_default())
     })
 }
 
-/// The running thread.
-pub(crate) struct Hooks(JoinHandle<()>);
+/// The running thread, and the process in which it runs.
+pub(crate) struct Hooks(JoinHandle<()>, u32);
 
 impl Hooks {
     /// The thread keeps the core's handle, not the program's: the program's end of it is what ends the thread.
@@ -105,12 +107,14 @@ impl Hooks {
             }
         };
         let thread = thread::Builder::new().name("graceflip-hooks".into()).spawn(run);
-        thread.map(Hooks).map_err(|error| Error::io("cannot start the thread for hooks", &error))
+        thread
+            .map(|thread| Hooks(thread, std::process::id()))
+            .map_err(|error| Error::io("cannot start the thread for hooks", &error))
     }
 
-    /// Waits for the last lines; not for a hook that hangs, nor for itself.
+    /// Waits for the last lines; not for a hook that hangs, nor for itself, nor in a forked child.
     pub fn join(self) {
-        if self.0.thread().id() == thread::current().id() {
+        if self.0.thread().id() == thread::current().id() || self.1 != std::process::id() {
             return;
         }
         let until = Instant::now() + LAST_WAIT;

@@ -20,8 +20,8 @@
 //! ```
 //!
 //! [`Flip::shutdown`], [`Flip::drain_async`] and the streams register copies of some of the library's descriptors with the runtime
-//! they are used in; nothing here needs a runtime of its own, and any number of runtimes may use one handle. The runtime's I/O
-//! must be enabled, and its time where a function takes a duration and for [`Connections`], which rest for a moment when no
+//! they are made in, which has to run for as long as they are waited for, in whatever task: one that has ended tells nothing any
+//! more. Nothing here needs a runtime of its own, and any number of runtimes may use one handle. The runtime's I/O must be enabled, and its time where a function takes a duration and for [`Connections`], which rest for a moment when no
 //! descriptor is left: a runtime without it would panic, and only then.
 
 mod connections;
@@ -69,21 +69,33 @@ impl Watched {
 
     /// Of latches, which stay readable: any number of tasks may wait.
     pub async fn fired(&self) {
-        // An error is the runtime's end, after which nobody is polled.
-        let _ = self.0.readable().await;
+        if self.0.readable().await.is_err() {
+            the_runtime_is_gone().await;
+        }
     }
 
     /// The same, for one task at a time.
     pub fn poll_fired(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_read_ready(context).map(drop)
+        match self.0.poll_read_ready(context) {
+            Poll::Ready(Ok(_)) => Poll::Ready(()),
+            // As below.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Of descriptors that somebody reads empty: waits until there may be something new.
     async fn look_again(&self) {
-        if let Ok(mut guard) = self.0.readable().await {
-            guard.clear_ready();
+        match self.0.readable().await {
+            Ok(mut guard) => guard.clear_ready(),
+            Err(_) => the_runtime_is_gone().await,
         }
     }
+}
+
+/// The runtime that a descriptor was registered with has ended, and tells nothing any more. That is no shutdown, which would
+/// end a healthy server in another runtime.
+async fn the_runtime_is_gone() {
+    std::future::pending().await
 }
 
 /// Waits for either of two latches.
@@ -161,6 +173,8 @@ async fn drain_in_the_core(core: shellflip::flip::Flip, deadline: Option<Instant
     }
 }
 
+/// Each waits on one of the runtime's threads for blocking calls, which holds up the runtime's end where the server is silent:
+/// set a [`crate::Control::timeout`]. They are for other processes; a server asks itself by [`Flip::request`].
 impl crate::Control {
     /// [`crate::Control::upgrade`]. What was asked for goes on when it is dropped.
     pub async fn upgrade_async(&self) -> Result<u32> {
@@ -216,7 +230,11 @@ impl Flip {
     /// [`Flip::upgrade`]. The upgrade goes on when it is dropped.
     pub async fn upgrade_async(&self) -> Result<u32> {
         let core = self.core()?.clone();
-        blocking(move || crate::flip::retry(|| core.upgrade(None))).await.map(i32::unsigned_abs)
+        let upgrade = move || {
+            shellflip::flip::Flip::forget_unfinished_upgrade();
+            crate::flip::retry(|| core.upgrade(None))
+        };
+        blocking(upgrade).await.map(i32::unsigned_abs)
     }
 
     /// [`Flip::drain`]. May be dropped at any time. Where no descriptor is left to wait with, one of the runtime's threads

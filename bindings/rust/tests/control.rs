@@ -47,3 +47,11 @@ fn an_operator_upgrades_is_refused_looks_and_stops() {
     assert_eq!((error.kind(), error.failure()), (ErrorKind::System, None), "{error}");
     assert_eq!(Control::new("tcp://127.0.0.1:80").expect_err("no unix address").kind(), ErrorKind::Invalid);
 }
+
+#[test]
+fn a_time_out_that_is_too_long_for_the_clock_is_none() {
+    let folder = temp_dir();
+    let control = Control::new(folder.path().join("nobody")).expect("an address").timeout(Duration::MAX);
+    assert!(control.status().is_err());
+    assert!(control.upgrade().is_err());
+}

@@ -180,3 +180,44 @@ async fn a_stream_yields_nothing_once_shutdown_was_published_though_the_runtime_
     stopped(&flip);
     assert_eq!(look(pin!(graceflip::tokio::next(&mut stream))), Poll::Ready(None));
 }
+
+/// The end of a runtime is not the end of the service: others may be running.
+#[test]
+fn a_runtime_that_ends_tells_of_no_shutdown() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    if !alone("a_runtime_that_ends_tells_of_no_shutdown", "") {
+        return;
+    }
+    let flip = serving();
+    let one = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (signal, socket) = one.block_on(async {
+        let socket = flip.udp_stoppable(StopOnShutdown::Yes, "127.0.0.1:0").expect("a socket");
+        (flip.shutdown_signal().expect("a signal"), socket)
+    });
+    drop(one);
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    other.block_on(async {
+        assert!(look(pin!(signal.wait())).is_pending());
+        let mut goes_on = pin!(socket.until_stopped(|_| std::future::pending::<()>()));
+        assert!(look(goes_on.as_mut()).is_pending());
+    });
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_made_leaves_no_listener() {
+    let _limit = testkit::limit(Duration::from_secs(60));
+    if !alone("a_stream_that_cannot_be_made_leaves_no_listener", "ulimit -n 100;") {
+        return;
+    }
+    let flip = serving();
+    let address = "127.0.0.1:0?name=a";
+    let mut files = exhausted();
+    // Each number more lets it come a step further.
+    for _ in 0..20 {
+        if flip.tcp_stream(StopOnShutdown::Yes, address).is_ok() {
+            return;
+        }
+        files.pop();
+    }
+    panic!("it was to be made in the end: {:?}", flip.tcp_stream(StopOnShutdown::Yes, address).err());
+}

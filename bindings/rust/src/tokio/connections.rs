@@ -62,10 +62,11 @@ pub struct Connections<L> {
 }
 
 impl<L: Accepts> Connections<L> {
-    fn new(flip: &Flip, stop: StopOnShutdown, listener: L) -> Result<Connections<L>> {
+    /// All that can fail but for making the listener: one that is bound has to be accepted from.
+    fn of(flip: &Flip, stop: StopOnShutdown, listener: impl FnOnce() -> Result<L>) -> Result<Connections<L>> {
         let ready = Some(Watched::new(flip.core()?.ready_fd())?);
         let ends = Ends::new(flip, stop)?;
-        Ok(Connections { flip: flip.clone(), listener: Some(listener), ends, ready, exhausted: None })
+        Ok(Connections { flip: flip.clone(), listener: Some(listener()?), ends, ready, exhausted: None })
     }
 
     /// The listener, until its end.
@@ -219,8 +220,8 @@ impl Flip {
         stop: StopOnShutdown,
         address: impl Into<Address>,
     ) -> Result<Connections<TcpListener>> {
-        let listener = self.listen_tcp(kept(stop, address.into()))?;
-        self.connections_of(stop, registered("a listener", TcpListener::from_std(listener))?)
+        let listener = || self.listen_tcp(kept(stop, address.into()));
+        Connections::of(self, stop, || registered("a listener", TcpListener::from_std(listener()?)))
     }
 
     /// The connections of a unix listener as a stream; see [`Flip::listen_unix`].
@@ -229,13 +230,13 @@ impl Flip {
         stop: StopOnShutdown,
         address: impl Into<Address>,
     ) -> Result<Connections<UnixListener>> {
-        let listener = self.listen_unix(kept(stop, address.into()))?;
-        self.connections_of(stop, registered("a listener", UnixListener::from_std(listener))?)
+        let listener = || self.listen_unix(kept(stop, address.into()));
+        Connections::of(self, stop, || registered("a listener", UnixListener::from_std(listener()?)))
     }
 
     /// The connections of a listener that is there already, as one from [`Flip::take`]. It must not block.
     pub fn connections_of<L: Accepts>(&self, stop: StopOnShutdown, listener: L) -> Result<Connections<L>> {
-        Connections::new(self, stop, listener)
+        Connections::of(self, stop, || Ok(listener))
     }
 
     /// A UDP socket that is used until shutdown; see [`Flip::listen_udp`].
@@ -244,8 +245,8 @@ impl Flip {
         stop: StopOnShutdown,
         address: impl Into<Address>,
     ) -> Result<super::Stoppable<UdpSocket>> {
-        let socket = self.listen_udp(kept(stop, address.into()))?;
-        self.stoppable(stop, registered("a socket", UdpSocket::from_std(socket))?)
+        let socket = || self.listen_udp(kept(stop, address.into()));
+        super::Stoppable::of(self, stop, || registered("a socket", UdpSocket::from_std(socket()?)))
     }
 
     /// A unix datagram socket that is used until shutdown; see [`Flip::listen_unix_datagram`].
@@ -254,7 +255,7 @@ impl Flip {
         stop: StopOnShutdown,
         address: impl Into<Address>,
     ) -> Result<super::Stoppable<UnixDatagram>> {
-        let socket = self.listen_unix_datagram(kept(stop, address.into()))?;
-        self.stoppable(stop, registered("a socket", UnixDatagram::from_std(socket))?)
+        let socket = || self.listen_unix_datagram(kept(stop, address.into()));
+        super::Stoppable::of(self, stop, || registered("a socket", UnixDatagram::from_std(socket()?)))
     }
 }

@@ -60,7 +60,9 @@ impl AsyncWrite for StateWriter {
 }
 
 impl Builder {
-    /// [`Builder::on_starting`] with an async closure, which runs in the current runtime's context on the thread for hooks.
+    /// [`Builder::on_starting`] with an async closure, which runs in the current runtime's context on the thread for hooks. A
+    /// `current_thread` runtime has to be running meanwhile (in `block_on`), and so for the others here: its timers and
+    /// sockets stand still otherwise, and the upgrade fails at its deadline.
     pub fn on_starting_async<E: fmt::Display>(
         self,
         mut hook: impl AsyncFnMut(&str) -> Result<(), E> + Send + 'static,

@@ -72,6 +72,16 @@ pub struct Stoppable<S> {
 }
 
 impl<S> Stoppable<S> {
+    /// All that can fail but for making the thing itself.
+    pub(super) fn of(
+        flip: &Flip,
+        stop: StopOnShutdown,
+        inner: impl FnOnce() -> Result<S>,
+    ) -> Result<Stoppable<S>> {
+        let ends = Ends::new(flip, stop)?;
+        Ok(Stoppable { inner: inner()?, ends })
+    }
+
     /// The thing itself, which does not stop.
     pub fn as_unstoppable_ref(&self) -> &S {
         &self.inner
@@ -135,7 +145,7 @@ impl<S: Stream + Unpin> Stream for Stoppable<S> {
 impl Flip {
     /// Makes anything stoppable: a stream, a socket, a channel.
     pub fn stoppable<S>(&self, stop: StopOnShutdown, inner: S) -> Result<Stoppable<S>> {
-        Ok(Stoppable { inner, ends: Ends::new(self, stop)? })
+        Stoppable::of(self, stop, || Ok(inner))
     }
 }
 

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 impl Flip {
-    /// A token that is cancelled when shutdown begins, by a task of the current runtime.
+    /// A token that is cancelled when shutdown begins, by a task of the current runtime. Make one and give its children
+    /// away (`child_token`): the task lives until then, and each call makes one, with two descriptors.
     pub fn cancellation_token(&self) -> Result<CancellationToken> {
         let (token, signal) = (CancellationToken::new(), self.shutdown_signal()?);
         let cancelled = token.clone();
@@ -25,12 +26,9 @@ impl Flip {
     ///
     /// [`crate::ErrorKind::TimedOut`]: some have not.
     pub async fn shutdown_of(&self, tasks: &TaskTracker, limit: Duration) -> Result<Shutdown> {
-        let why = loop {
-            match self.shutdown().await? {
-                Shutdown::Detach => {}
-                why => break why,
-            }
-        };
+        // Not by a loop over `shutdown`: a detach is told once, and may be waited for elsewhere.
+        self.shutdown_signal()?.wait().await;
+        let why = self.shutdown().await?;
         tasks.close();
         match tokio::time::timeout(limit, tasks.wait()).await {
             Ok(()) => Ok(why),
