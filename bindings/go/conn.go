@@ -3,6 +3,7 @@ package shellflip
 import (
 	"net"
 	"sync/atomic"
+	"time"
 )
 
 // track makes a connection tell its listener when it is closed. All methods of what the kernel gave stay there,
@@ -52,6 +53,10 @@ func (c *otherConn) Write(b []byte) (int, error) { return c.tracked.write(b) }
 func (c *tcpConn) Close() error                  { return c.tracked.close() }
 func (c *unixConn) Close() error                 { return c.tracked.close() }
 func (c *otherConn) Close() error                { return c.tracked.close() }
+
+func (c *tcpConn) SetDeadline(at time.Time) error   { return c.tracked.setDeadline(at) }
+func (c *unixConn) SetDeadline(at time.Time) error  { return c.tracked.setDeadline(at) }
+func (c *otherConn) SetDeadline(at time.Time) error { return c.tracked.setDeadline(at) }
 
 // NetConn returns the *net.TCPConn inside, for code that needs exactly that type. Close the outer one.
 func (c *tcpConn) NetConn() net.Conn { return c.TCPConn }

@@ -25,7 +25,8 @@ import (
 // what net/http closes after shutdown first ends the sending, and leaves the client a moment to close.
 //
 // That it is net/http who accepts and closes is found out from the stack: servers of other protocols tell their
-// clients in their own way, and are told at once.
+// clients in their own way, and are told at once. So are a handler's taking over of a connection (Hijack), after which
+// nothing is written into it and Exit does not wait for it, and, where nothing else tells, that a body is read.
 
 const (
 	// lingering is how long a client may take to close a connection that is closed here.
@@ -111,17 +112,18 @@ func (l *listener) httpClose(t *tracked) bool {
 // exchange follows the requests and answers of a connection as far as is needed to end it between two.
 type exchange struct {
 	reading sync.Mutex  // held during a read
-	asked   atomic.Bool // a request was read that is not answered yet
-	working atomic.Bool // and its handler runs
+	asked   atomic.Bool // a request was read, and the head of its answer was not written yet
+	ahead   atomic.Bool // net/http has read one byte since: the request was read to its end, and its handler runs
 	kind    atomic.Int32
 }
 
 // What is said on the connection.
 const (
-	unknown  int32 = iota
-	plain          // HTTP/1
-	opaque         // TLS, or HTTP/2
-	switched       // another protocol, which net/http has no part in any more
+	unknown   int32 = iota
+	plain           // HTTP/1
+	encrypted       // TLS
+	http2
+	switched // another protocol, which net/http has no part in any more
 )
 
 // mayGetRequests says whether Shutdown would cut a request: one that is on its way, or has just been read.
@@ -129,10 +131,10 @@ func (e *exchange) mayGetRequests() bool {
 	switch e.kind.Load() {
 	case switched:
 		return false
-	case opaque:
+	case encrypted, http2:
 		return true
 	}
-	return !e.asked.Load() || !e.working.Load()
+	return !e.asked.Load() || !e.ahead.Load()
 }
 
 func (t *tracked) read(b []byte) (int, error) {
@@ -142,11 +144,9 @@ func (t *tracked) read(b []byte) (int, error) {
 	if t.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	// While a handler runs net/http reads one byte ahead, to see a client go. That is no request, but says that the one
-	// before is past the point where Shutdown would drop it.
-	e.working.Store(len(b) == 1)
+	begins := t.beginsRequest(b)
 	n, err := t.raw.Read(b)
-	if n > 0 && len(b) > 1 && t.listener.http.Load() {
+	if n > 0 && begins {
 		if e.kind.Load() == unknown {
 			e.kind.Store(kindOf(b[:n]))
 		}
@@ -158,29 +158,49 @@ func (t *tracked) read(b []byte) (int, error) {
 	return n, err
 }
 
+// beginsRequest says whether a read is for the head of the next request, rather than for more of one that was begun.
+func (t *tracked) beginsRequest(b []byte) bool {
+	e := &t.exchange
+	// While a handler runs net/http reads one byte ahead, to see a client go. That is no request, but says that the one
+	// before was read to its end, and is past the point where Shutdown would drop it.
+	ahead := e.ahead.Swap(len(b) == 1)
+	if len(b) == 1 || e.asked.Load() || !t.listener.http.Load() {
+		return false
+	}
+	switch e.kind.Load() {
+	case unknown:
+		return true
+	case plain:
+		// A handler may answer before it has read all of the body. To look at the stack takes time, and is seldom needed.
+		return ahead || !calledBy("net/http.(*body).readLocked")
+	}
+	return false
+}
+
 // kindOf tells TLS and HTTP/2 by their first bytes.
 func kindOf(input []byte) int32 {
-	if input[0] == 0x16 || bytes.HasPrefix(input, []byte("PRI ")) {
-		return opaque
+	switch {
+	case input[0] == 0x16:
+		return encrypted
+	case bytes.HasPrefix(input, []byte("PRI ")):
+		return http2
 	}
 	return plain
 }
 
 func (t *tracked) write(b []byte) (int, error) {
 	e := &t.exchange
-	// What is written first after a request was read is the head of its answer, or a provisional one. Only there may
-	// something be written into it: the body might look like a head, too.
-	if !e.asked.Load() || e.kind.Load() != plain || !bytes.HasPrefix(b, []byte("HTTP/1.")) || len(b) < 12 {
+	if e.kind.Load() != plain || len(b) < 12 || !bytes.HasPrefix(b, []byte("HTTP/1.")) || b[9] == '1' {
+		return t.raw.Write(b) // more of an answer, or a provisional one
+	}
+	// What is written first after a request was read is the head of its answer. Only there may something be written into
+	// it: the body might look like a head, too.
+	if !e.asked.Swap(false) {
+		// So does the head of a second answer, where two requests came in one read. Then what was read ahead belongs to the
+		// first, and does not say that the second was read to its end.
+		e.ahead.Store(false)
 		return t.raw.Write(b)
 	}
-	switch status := b[9:12]; {
-	case string(status) == "101":
-		e.kind.Store(switched)
-		return t.raw.Write(b)
-	case status[0] == '1':
-		return t.raw.Write(b)
-	}
-	e.asked.Store(false)
 	if !t.listener.ending.Load() || t.listener.fds.upg.options.IdleGrace < 0 {
 		return t.raw.Write(b)
 	}
@@ -190,6 +210,15 @@ func (t *tracked) write(b []byte) (int, error) {
 		n = 0
 	}
 	return n, err
+}
+
+// setDeadline notices that a handler takes the connection over, for a tunnel or another protocol: net/http calls
+// SetDeadline only then. HTTP/2 without TLS is taken over, too, and still gets requests.
+func (t *tracked) setDeadline(deadline time.Time) error {
+	if t.listener.http.Load() && t.exchange.kind.Load() != http2 && calledBy("net/http.(*conn).hijackLocked") {
+		t.exchange.kind.Store(switched)
+	}
+	return t.raw.SetDeadline(deadline)
 }
 
 var (

@@ -1,0 +1,240 @@
+//go:build linux && cgo
+
+package shellflip_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	shellflip "github.com/libshellflip/libshellflip/bindings/go"
+)
+
+// logged is content that looks like the head of an answer.
+const logged = "HTTP/1.1 200 OK\r\nserver: logged\r\n\r\nabc"
+
+// site is an http.Server in this process, on a listener of an Upgrader that is ready.
+type site struct {
+	t       testing.TB
+	upg     *shellflip.Upgrader
+	server  *http.Server
+	address string
+	witness net.Conn
+	reader  *bufio.Reader
+	stopped chan struct{}
+}
+
+// serveSite ends with the test. "/" answers at once; all else is the handler's.
+func serveSite(t testing.TB, handler http.HandlerFunc, serve func(*http.Server, net.Listener) error) *site {
+	t.Helper()
+	// What a test waits for happens because of the connections, not because time passes.
+	upg, err := shellflip.New(shellflip.Options{IdleGrace: time.Hour, DrainTimeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := upg.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{t: t, upg: upg, address: listener.Addr().String(), stopped: make(chan struct{})}
+	s.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/" {
+			handler(w, r)
+		}
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = serve(s.server, listener)
+	}()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.witness.Close()
+		_ = s.server.Close()
+		<-served
+		s.stop()
+		<-s.stopped
+		// Not before the last connection has ended: there is one Upgrader at a time.
+		upg.Stop()
+	})
+	s.witness, s.reader = s.dial()
+	return s
+}
+
+func plainly(server *http.Server, listener net.Listener) error { return server.Serve(listener) }
+
+// dial opens a connection that ends with the test.
+func (s *site) dial() (net.Conn, *bufio.Reader) {
+	s.t.Helper()
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(soon()))
+	return conn, bufio.NewReader(conn)
+}
+
+// stop begins the shutdown.
+func (s *site) stop() {
+	select {
+	case <-s.upg.Closing():
+	default:
+		go func() {
+			defer close(s.stopped)
+			s.upg.Stop()
+		}()
+		<-s.upg.Closing()
+	}
+}
+
+// end begins the shutdown, and returns once answers say that their connection ends.
+func (s *site) end() {
+	s.t.Helper()
+	s.stop()
+	waitUntil(s.t, "an answer that says close", func() bool {
+		fmt.Fprint(s.witness, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		return answer(s.t, s.reader).Close
+	})
+}
+
+// answer reads the head of one, and the body of one that is empty.
+func answer(t testing.TB, reader *bufio.Reader) *http.Response {
+	t.Helper()
+	answer, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+// expect reads exactly this.
+func expect(t testing.TB, from io.Reader, text string) {
+	t.Helper()
+	read := make([]byte, len(text))
+	if n, err := io.ReadFull(from, read); string(read[:n]) != text {
+		t.Fatalf("%q, %v, where %q was sent", read[:n], err, text)
+	}
+}
+
+// echo answers before it has read the body, and then says back what it reads, each time when it is let.
+type echo struct{ read, write chan struct{} }
+
+func newEcho() *echo { return &echo{make(chan struct{}), make(chan struct{})} }
+
+func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Go has this since 1.21. Before, a body that is long enough is left alone, too.
+	if duplex, can := w.(interface{ EnableFullDuplex() error }); can {
+		_ = duplex.EnableFullDuplex()
+	}
+	// With a length the body goes out as it is, without the heads of chunks.
+	w.Header().Set("Content-Length", "1000000")
+	w.(http.Flusher).Flush()
+	buffer := make([]byte, 4096)
+	for {
+		n, err := r.Body.Read(buffer)
+		if err != nil {
+			return
+		}
+		e.read <- struct{}{}
+		<-e.write
+		_, _ = w.Write(buffer[:n])
+		w.(http.Flusher).Flush()
+	}
+}
+
+const posted = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n"
+
+func TestABodyThatLooksLikeAnAnswerIsNotChanged(t *testing.T) {
+	for _, one := range []struct{ name, before string }{
+		{"alone", ""},
+		// What net/http has read ahead for the first says nothing of the second.
+		{"pipelined", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"},
+	} {
+		t.Run(one.name, func(t *testing.T) {
+			echo := newEcho()
+			s := serveSite(t, echo.ServeHTTP, plainly)
+			conn, reader := s.dial()
+			fmt.Fprint(conn, one.before, posted)
+			if one.before != "" {
+				answer(t, reader)
+			}
+			body := answer(t, reader).Body
+			// The first is read before the shutdown begins, and written after it.
+			fmt.Fprint(conn, logged)
+			<-echo.read
+			s.end()
+			echo.write <- struct{}{}
+			expect(t, body, logged)
+			fmt.Fprint(conn, logged)
+			<-echo.read
+			echo.write <- struct{}{}
+			expect(t, body, logged)
+		})
+	}
+}
+
+// tunnel says back what it reads, on a connection that it has taken over.
+func tunnel(w http.ResponseWriter, _ *http.Request) {
+	conn, buffered, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "HTTP/1.1 200 Connection established\r\n\r\n")
+	buffer := make([]byte, 4096)
+	for {
+		n, err := buffered.Read(buffer)
+		if err != nil {
+			return
+		}
+		_, _ = conn.Write(buffer[:n])
+	}
+}
+
+func TestATunnelIsNotChangedAndDoesNotDelayExit(t *testing.T) {
+	for _, name := range []string{"plain", "TLS"} {
+		t.Run(name, func(t *testing.T) {
+			serve := plainly
+			folder := t.TempDir()
+			pool := certificate(t, folder)
+			if name == "TLS" {
+				serve = func(server *http.Server, listener net.Listener) error {
+					return server.ServeTLS(listener, folder+"/cert", folder+"/key")
+				}
+			}
+			s := serveSite(t, tunnel, serve)
+			_ = s.witness.Close() // it has nothing to say here
+			conn, reader := s.dial()
+			if name == "TLS" {
+				conn = tls.Client(conn, &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
+				reader = bufio.NewReader(conn)
+			}
+			fmt.Fprint(conn, "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n")
+			answer, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+			if err != nil || answer.StatusCode != http.StatusOK {
+				t.Fatalf("%v, %v", answer, err)
+			}
+			fmt.Fprint(conn, "x")
+			expect(t, reader, "x")
+			s.stop()
+			select {
+			case <-s.upg.Exit():
+			case <-time.After(soon()):
+				t.Error("Exit waits for the tunnel")
+			}
+			_ = conn.SetDeadline(time.Now().Add(soon()))
+			for range [2]int{} {
+				fmt.Fprint(conn, logged)
+				expect(t, reader, logged)
+			}
+		})
+	}
+}
