@@ -66,7 +66,8 @@ func (c *unixConn) NetConn() net.Conn { return c.UnixConn }
 
 func (t *tracked) close() error {
 	if !t.closed.CompareAndSwap(false, true) {
-		return t.raw.Close()
+		// The first closes; perhaps later, and then net/http, which closes once more, must not cut that short.
+		return net.ErrClosed
 	}
 	if t.listener.httpClose(t) {
 		return nil

@@ -98,10 +98,13 @@ func (l *listener) httpClose(t *tracked) bool {
 		return false
 	}
 	go func() {
+		// At the latest then, whatever else is done with the connection's deadlines.
+		end := time.AfterFunc(lingering, func() { _ = t.raw.Close() })
+		defer end.Stop()
 		// The server's own read, if there is one, ends first.
 		_ = t.raw.SetReadDeadline(time.Unix(1, 0))
 		t.exchange.stopReading()
-		_ = t.raw.SetReadDeadline(time.Now().Add(lingering))
+		_ = t.raw.SetReadDeadline(time.Time{})
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{t.raw})
 		_ = t.raw.Close()
 		l.ended(t)

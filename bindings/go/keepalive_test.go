@@ -4,11 +4,18 @@ package shellflip_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,10 +40,14 @@ type site struct {
 func serveSite(t testing.TB, handler http.HandlerFunc, serve func(*http.Server, net.Listener) error) *site {
 	t.Helper()
 	// What a test waits for happens because of the connections, not because time passes.
-	upg, err := shellflip.New(shellflip.Options{IdleGrace: time.Hour, DrainTimeout: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var upg *shellflip.Upgrader
+	waitUntil(t, "the end of an earlier test's Upgrader, with its last connection", func() bool {
+		var err error
+		if upg, err = shellflip.New(shellflip.Options{IdleGrace: time.Hour, DrainTimeout: time.Hour}); err != nil && !errors.Is(err, syscall.EBUSY) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 	listener, err := upg.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -237,4 +248,70 @@ func TestATunnelIsNotChangedAndDoesNotDelayExit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// held is how many sockets at an address of 127.0.0.1 have a descriptor.
+func held(t testing.TB, address string) int {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(address)
+	number, _ := strconv.Atoi(port)
+	table, err := os.ReadFile("/proc/self/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, line := range strings.Split(string(table), "\n") {
+		// The local address is the second field, the inode the tenth.
+		fields := strings.Fields(line)
+		if len(fields) > 9 && fields[1] == fmt.Sprintf("0100007F:%04X", number) && fields[9] != "0" {
+			count++
+		}
+	}
+	return count
+}
+
+func TestAnIdleConnectionIsClosedWithoutAReset(t *testing.T) {
+	var closed atomic.Int64
+	s := serveSite(t, http.NotFound, func(server *http.Server, listener net.Listener) error {
+		server.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				closed.Add(1)
+			}
+		}
+		return server.Serve(listener)
+	})
+	const idle = 2 // one that its client closes, and one that is closed all the same
+	var conns [idle]net.Conn
+	for i := range conns {
+		conn, reader := s.dial()
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		answer(t, reader)
+		conns[i] = conn
+	}
+	if count := held(t, s.address); count < idle+1 {
+		t.Errorf("only %d sockets are seen", count)
+	}
+	s.end()
+	_ = s.witness.Close()
+	shut := make(chan error, 1)
+	go func() { shut <- s.server.Shutdown(context.Background()) }()
+	// By then net/http has closed them twice.
+	waitUntil(t, "the end of the connections for net/http", func() bool { return closed.Load() == idle+1 })
+	if err := <-shut; err != nil {
+		t.Error(err)
+	}
+	for _, conn := range conns {
+		// This comes too late, and must not destroy what the client has not read yet.
+		for range [2]int{} {
+			if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+				t.Errorf("a late request: %v", err)
+			}
+		}
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("%d, %v, where a clean end was promised", n, err)
+		}
+	}
+	_ = conns[0].Close()
+	waitUntil(t, "the end of the connections", func() bool { return s.upg.Connections() == 0 })
+	waitUntil(t, "every socket to be closed", func() bool { return held(t, s.address) == 0 })
 }
