@@ -15,7 +15,7 @@ import (
 // http.Server.Shutdown closes idle connections at once, and drops requests that it has just read: what clients have
 // sent on keep-alive connections at that moment fails. So connections have to end before Shutdown is called, which is
 // when Exit is closed. From shutdown on every answer says that its connection ends (Connection: close), written into
-// its head here, and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A
+// its head here, after which no further request is read, and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A
 // connection with a request that is being worked on is not waited for: Shutdown waits for its answer, and makes it
 // say the same.
 //
@@ -117,6 +117,7 @@ type exchange struct {
 	reading sync.Mutex  // held during a read
 	asked   atomic.Bool // a request was read, and the head of its answer was not written yet
 	ahead   atomic.Bool // net/http has read one byte since: the request was read to its end, and its handler runs
+	last    atomic.Bool // the head of an answer was marked here: its connection ends
 	kind    atomic.Int32
 }
 
@@ -127,6 +128,7 @@ const (
 	encrypted       // TLS
 	http2
 	switched // another protocol, which net/http has no part in any more
+	over     // nothing: the last answer was written, and what still comes is not for this process (RFC 9112, 9.6)
 )
 
 // mayGetRequests says whether Shutdown would cut a request: one that is on its way, or has just been read.
@@ -137,7 +139,7 @@ func (e *exchange) mayGetRequests() bool {
 	case encrypted, http2:
 		return true
 	}
-	return !e.asked.Load() || !e.ahead.Load()
+	return !e.last.Load() && (!e.asked.Load() || !e.ahead.Load())
 }
 
 func (t *tracked) read(b []byte) (int, error) {
@@ -148,6 +150,12 @@ func (t *tracked) read(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	begins := t.beginsRequest(b)
+	if begins && e.last.Load() {
+		e.kind.Store(over)
+	}
+	if e.kind.Load() == over {
+		return 0, io.EOF
+	}
 	n, err := t.raw.Read(b)
 	if n > 0 && begins {
 		if e.kind.Load() == unknown {
@@ -175,7 +183,7 @@ func (t *tracked) beginsRequest(b []byte) bool {
 		return true
 	case plain:
 		// A handler may answer before it has read all of the body. To look at the stack takes time, and is seldom needed.
-		return ahead || !calledBy("net/http.(*body).readLocked")
+		return ahead && !e.last.Load() || !calledBy("net/http.(*body).readLocked")
 	}
 	return false
 }
@@ -193,7 +201,12 @@ func kindOf(input []byte) int32 {
 
 func (t *tracked) write(b []byte) (int, error) {
 	e := &t.exchange
-	if e.kind.Load() != plain || len(b) < 12 || !bytes.HasPrefix(b, []byte("HTTP/1.")) || b[9] == '1' {
+	kind := e.kind.Load()
+	if kind == over {
+		// That what was read ahead is no whole request. Go 1.19 would say so.
+		return 0, net.ErrClosed
+	}
+	if kind != plain || len(b) < 12 || !bytes.HasPrefix(b, []byte("HTTP/1.")) || b[9] == '1' {
 		return t.raw.Write(b) // more of an answer, or a provisional one
 	}
 	// What is written first after a request was read is the head of its answer. Only there may something be written into
@@ -207,6 +220,7 @@ func (t *tracked) write(b []byte) (int, error) {
 	if !t.listener.ending.Load() || t.listener.fds.upg.options.IdleGrace < 0 {
 		return t.raw.Write(b)
 	}
+	e.last.Store(true)
 	said := sayClose(b)
 	n, err := t.raw.Write(said)
 	if n -= len(said) - len(b); n < 0 {

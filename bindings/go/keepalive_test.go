@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,14 +38,7 @@ type site struct {
 func serveSite(t testing.TB, handler http.HandlerFunc, serve func(*http.Server, net.Listener) error) *site {
 	t.Helper()
 	// What a test waits for happens because of the connections, not because time passes.
-	var upg *shellflip.Upgrader
-	waitUntil(t, "the end of an earlier test's Upgrader, with its last connection", func() bool {
-		var err error
-		if upg, err = shellflip.New(shellflip.Options{IdleGrace: time.Hour, DrainTimeout: time.Hour}); err != nil && !errors.Is(err, syscall.EBUSY) {
-			t.Fatal(err)
-		}
-		return err == nil
-	})
+	upg := newUpgrader(t, shellflip.Options{IdleGrace: time.Hour, DrainTimeout: time.Hour})
 	listener, err := upg.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -140,6 +131,16 @@ type echo struct{ read, write chan struct{} }
 
 func newEcho() *echo { return &echo{make(chan struct{}), make(chan struct{})} }
 
+// hasRead waits until more was read.
+func (e *echo) hasRead(t testing.TB) {
+	t.Helper()
+	select {
+	case <-e.read:
+	case <-time.After(soon()):
+		t.Fatal("nothing more is read of the body")
+	}
+}
+
 func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Go has this since 1.21. Before, a body that is long enough is left alone, too.
 	if duplex, can := w.(interface{ EnableFullDuplex() error }); can {
@@ -180,12 +181,12 @@ func TestABodyThatLooksLikeAnAnswerIsNotChanged(t *testing.T) {
 			body := answer(t, reader).Body
 			// The first is read before the shutdown begins, and written after it.
 			fmt.Fprint(conn, logged)
-			<-echo.read
+			echo.hasRead(t)
 			s.end()
 			echo.write <- struct{}{}
 			expect(t, body, logged)
 			fmt.Fprint(conn, logged)
-			<-echo.read
+			echo.hasRead(t)
 			echo.write <- struct{}{}
 			expect(t, body, logged)
 		})
@@ -314,4 +315,52 @@ func TestAnIdleConnectionIsClosedWithoutAReset(t *testing.T) {
 	_ = conns[0].Close()
 	waitUntil(t, "the end of the connections", func() bool { return s.upg.Connections() == 0 })
 	waitUntil(t, "every socket to be closed", func() bool { return held(t, s.address) == 0 })
+}
+
+func TestAfterTheAnswerThatSaysCloseNoRequestIsRead(t *testing.T) {
+	var requests atomic.Int64
+	working, release := make(chan struct{}), make(chan struct{})
+	s := serveSite(t, func(http.ResponseWriter, *http.Request) {
+		if requests.Add(1) == 1 {
+			close(working)
+			<-release
+		}
+	}, plainly)
+	conn, reader := s.dial()
+	const request = "POST /request HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+	fmt.Fprint(conn, request)
+	<-working
+	s.end()
+	fmt.Fprint(conn, request)
+	close(release)
+	if !answer(t, reader).Close {
+		t.Error("the answer does not say that the connection ends")
+	}
+	if rest, err := io.ReadAll(reader); len(rest) != 0 || err != nil {
+		t.Errorf("then %q, %v", rest, err)
+	}
+	if requests.Load() != 1 {
+		t.Errorf("%d requests were executed", requests.Load())
+	}
+}
+
+func TestABodyIsReadToItsEndAfterItsAnswerHasSaidClose(t *testing.T) {
+	echo := newEcho()
+	s := serveSite(t, echo.ServeHTTP, plainly)
+	conn, reader := s.dial()
+	// Accepted before the shutdown.
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	answer(t, reader)
+	s.end()
+	fmt.Fprint(conn, posted)
+	said := answer(t, reader)
+	if !said.Close {
+		t.Error("the answer does not say that the connection ends")
+	}
+	for range [2]int{} {
+		fmt.Fprint(conn, logged)
+		echo.hasRead(t)
+		echo.write <- struct{}{}
+		expect(t, said.Body, logged)
+	}
 }

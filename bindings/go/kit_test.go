@@ -5,6 +5,7 @@ package shellflip_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	shellflip "github.com/libshellflip/libshellflip/bindings/go"
 )
 
 // What the tests with real processes share: a family of servers, load from the test kit's flipload, waiting on
@@ -103,6 +106,20 @@ func TestMain(m *testing.M) {
 		_ = os.RemoveAll(built.folder)
 	}
 	os.Exit(code)
+}
+
+// newUpgrader makes one once that of an earlier test has ended, which takes until its last connection has.
+func newUpgrader(t testing.TB, options shellflip.Options) *shellflip.Upgrader {
+	t.Helper()
+	var upg *shellflip.Upgrader
+	waitUntil(t, "the end of an earlier test's Upgrader", func() bool {
+		var err error
+		if upg, err = shellflip.New(options); err != nil && !errors.Is(err, syscall.EBUSY) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	return upg
 }
 
 // family is a server and all that it starts, in a process group of its own.
