@@ -10,9 +10,17 @@ import (
 func (u *Upgrader) readEvents() {
 	// For good: see nextEvent.
 	runtime.LockOSThread()
+	over := false
+	defer func() {
+		// A function of the host has ended this goroutine, as FailNow of a test does: another one goes on.
+		if !over {
+			go u.readEvents()
+		}
+	}()
 	for {
 		event, err := u.core.nextEvent()
 		if err != nil {
+			over = true
 			return
 		}
 		u.take(event)
@@ -20,8 +28,8 @@ func (u *Upgrader) readEvents() {
 }
 
 func (u *Upgrader) take(event *coreEvent) {
-	refusal := errors.New("the host ended without an answer")
-	// A panic of the host's function refuses, too, and goes on as a panic.
+	refusal := errors.New("the host's function has not returned")
+	// A panic of the host's function refuses, too, and goes on as a panic; so does runtime.Goexit.
 	defer func() { event.answer(refusal) }()
 	// What the host has written before Ready, its variable for this Upgrader say, is there for its functions.
 	u.begun.Load()
