@@ -10,6 +10,7 @@ import "C"
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -25,29 +26,53 @@ type core struct{ flip *C.flip_t }
 type eventHandle = *C.flip_event_t
 
 // call makes one call of the library and, where it failed, fetches its text: both on one OS thread, since the text is
-// that thread's. All calls that can fail go through here.
+// that thread's. All calls that can fail go through here, or, where they leave no text, through callSilent.
 func call(what func() C.int) (int, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	result, errno := retried(what)
+	if errno != 0 {
+		return 0, &Error{Errno: errno, Text: C.GoString(C.flip_last_error())}
+	}
+	return result, nil
+}
+
+// callSilent is call for what may be used in a signal handler, and so sets no text: there may be one of an older call.
+func callSilent(what func() C.int) (int, error) {
+	result, errno := retried(what)
+	if errno != 0 {
+		return 0, &Error{Errno: errno}
+	}
+	return result, nil
+}
+
+// retried makes a call again after a signal handler of the Go runtime; what was waited for goes on.
+func retried(what func() C.int) (int, syscall.Errno) {
 	for {
 		rc := what()
-		switch errno := syscall.Errno(-rc); {
-		case rc >= 0:
-			return int(rc), nil
-		case errno == syscall.EINTR:
-			// A signal handler of the Go runtime; what was waited for goes on.
-		default:
-			return 0, &Error{Errno: errno, Text: C.GoString(C.flip_last_error())}
+		if rc >= 0 {
+			return int(rc), 0
+		}
+		if errno := syscall.Errno(-rc); errno != syscall.EINTR {
+			return 0, errno
 		}
 	}
 }
 
+// cString copies a string to C's memory, where a zero byte would end it.
+func cString(text string) (*C.char, error) {
+	if strings.IndexByte(text, 0) >= 0 {
+		return nil, &Error{Errno: syscall.EINVAL, Text: fmt.Sprintf("%q has a zero byte in it", text)}
+	}
+	return C.CString(text), nil
+}
+
 // withString makes a call that is given a string, which the library copies.
 func withString(text string, what func(*C.char) C.int) (int, error) {
-	if strings.IndexByte(text, 0) >= 0 {
-		return 0, &Error{Errno: syscall.EINVAL, Text: "a name or address has a zero byte in it"}
+	copied, err := cString(text)
+	if err != nil {
+		return 0, err
 	}
-	copied := C.CString(text)
 	defer C.free(unsafe.Pointer(copied))
 	return call(func() C.int { return what(copied) })
 }
@@ -143,7 +168,7 @@ func (c *core) upgrade() (int, error) {
 }
 
 func (c *core) request(request int) error {
-	_, err := call(func() C.int { return C.flip_request(c.flip, C.int(request)) })
+	_, err := callSilent(func() C.int { return C.flip_request(c.flip, C.int(request)) })
 	return err
 }
 
@@ -233,7 +258,11 @@ func (c *core) setCommand(executable string, arguments []string) error {
 		}
 	}()
 	for _, argument := range arguments {
-		list = append(list, C.CString(argument))
+		copied, err := cString(argument)
+		if err != nil {
+			return err
+		}
+		list = append(list, copied)
 	}
 	// The array itself in C's memory, too: Go's may not be passed with pointers in it that C could keep.
 	array := (**C.char)(C.calloc(C.size_t(len(arguments)+1), C.size_t(unsafe.Sizeof(uintptr(0)))))
@@ -246,8 +275,12 @@ func (c *core) setCommand(executable string, arguments []string) error {
 func (c *core) setEnv(name string, value *string) error {
 	var text *C.char
 	if value != nil {
-		text = C.CString(*value)
-		defer C.free(unsafe.Pointer(text))
+		copied, err := cString(*value)
+		if err != nil {
+			return err
+		}
+		defer C.free(unsafe.Pointer(copied))
+		text = copied
 	}
 	_, err := withString(name, func(name *C.char) C.int { return C.flip_set_env(c.flip, name, text) })
 	return err
