@@ -18,6 +18,11 @@ func (u *Upgrader) readEvents() {
 		}
 	}()
 	for {
+		// What the library knows by its handle is the process. After free that may be the next Upgrader's.
+		if u.ended.Load() {
+			over = true
+			return
+		}
 		event, err := u.core.nextEvent()
 		if err != nil {
 			over = true

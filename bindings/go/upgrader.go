@@ -39,6 +39,7 @@ type Upgrader struct {
 		err  error
 	}
 	finish sync.Once
+	ended  atomic.Bool // it is being freed
 	freed  chan struct{}
 }
 
@@ -347,6 +348,7 @@ func LibraryVersion() string { return libraryVersion() }
 func (u *Upgrader) free() {
 	u.finish.Do(func() {
 		u.Fds.unlinkPaths()
+		u.ended.Store(true)
 		u.core.free()
 		close(u.freed)
 	})
