@@ -15,9 +15,9 @@ import (
 // http.Server.Shutdown closes idle connections at once, and drops requests that it has just read: what clients have
 // sent on keep-alive connections at that moment fails. So connections have to end before Shutdown is called, which is
 // when Exit is closed. From shutdown on every answer says that its connection ends (Connection: close), written into
-// its head here, after which no further request is read, and Exit is closed when the connections have ended, or have had IdleGrace for their next request. A
-// connection with a request that is being worked on is not waited for: Shutdown waits for its answer, and makes it
-// say the same.
+// its head here, after which no further request is read. Exit is closed when the connections have ended, or have had
+// IdleGrace for their next request. A connection with a request that is being worked on is not waited for: Shutdown
+// waits for its answer, and makes it say the same.
 //
 // Under TLS the answers cannot be seen. Package fliphttp makes the server itself say it.
 //
