@@ -582,7 +582,10 @@ fn the_start_is_seen_as_it_was_before_main() {
         unsafe {
             command.arg0("a name of its own").env("PWD", "/proc/self/cwd").pre_exec(|| {
                 libc::signal(libc::SIGHUP, libc::SIG_IGN);
-                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                // A shell without job control starts what is in its background with SIGINT and SIGQUIT ignored.
+                for default in [libc::SIGPIPE, libc::SIGINT, libc::SIGQUIT] {
+                    libc::signal(default, libc::SIG_DFL);
+                }
                 let hard = getrlimit(Resource::RLIMIT_NOFILE)?.1;
                 setrlimit(Resource::RLIMIT_NOFILE, 333, hard)?;
                 libc::close(0);

@@ -96,7 +96,10 @@ static int look_at(int fd, char *text, size_t size)
 
 static int take(int timeout, char *text, size_t size)
 {
-    int fd = flip_take_state(flip, timeout);
+    int fd;
+    do
+        fd = flip_take_state(flip, timeout);
+    while (fd == -EINTR);
     if (fd < 0) {
         snprintf(text, size, "%s", flip_last_error());
         return fd;
