@@ -2,6 +2,7 @@
  * a unix path. Prints its mode under umask 022, why an upgrade fails whose state is still mapped, and what the successor reads
  * of the state of another one. For tests/surroundings.rs. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +42,12 @@ static void wait_until_main_is_gone(void)
 static void successor(void)
 {
     char byte = 0;
-    int state = flip_take_state(flip, -1);
+    int state;
+    do
+        state = flip_take_state(flip, -1);
+    while (state == -EINTR);
+    if (state == -ECANCELED)
+        _exit(1); /* the one whose state cannot be handed over, if it comes as far as that before it is ended */
     if (state < 0 || pread(state, &byte, 1, 0) != 1)
         fail("state");
     printf("the state begins with %c\n", byte);
