@@ -182,6 +182,7 @@ impl Flip {
         kept: bool,
         deadline: Option<Instant>,
     ) -> Result<()> {
+        // That of the process which called flip_init, and shared with it: its end is not a worker's.
         let freed = if fork::in_child() { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut fds = vec![PollFd::new(self.freed_fd(), freed)];
         // A latch that has fired stays readable: one that does not matter any more would make this spin.

@@ -33,7 +33,7 @@ pub struct Registry {
     entries: Entries,
     unclaimed: VecDeque<Inherited>,
     /// The original of what the library has taken for itself: LISTEN_FDS still says that its number is open.
-    for_library: Option<OwnedFd>,
+    for_library: Option<Inherited>,
     /// Where the predecessor may be listening with `reuseport`; `None` until somebody has to know.
     groups: Option<Vec<(Protocol, u16)>>,
     /// Started by an upgrade, and may not serve yet.
@@ -157,7 +157,7 @@ impl Registry {
         }
     }
 
-    /// The inheriting half of [`Registry::listen`].
+    /// The inheriting half of [`listen`].
     pub fn inherit(&mut self, asked: Asked) -> Result<OwnedFd> {
         let name = self.free_name(&asked.address)?;
         match self.find(&name, &asked)? {

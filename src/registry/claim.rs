@@ -28,8 +28,6 @@ pub(super) struct Inherited {
     pub in_store: Option<String>,
     /// With this text our predecessor was asked for it.
     pub written: Option<Arc<[u8]>>,
-    /// The library has a copy, and the original is its own once `flip_init` is sure to succeed.
-    pub for_library: bool,
 }
 
 /// One of what is unclaimed that fits.
@@ -62,7 +60,6 @@ impl From<Activated> for Inherited {
             named: one.named,
             in_store: None,
             written: None,
-            for_library: false,
         }
     }
 }
@@ -72,8 +69,7 @@ impl From<(TableEntry, OwnedFd)> for Inherited {
         let source = Source::Ours(fd);
         let (path, keep) = (entry.owner, entry.keep);
         let written = entry.address;
-        let name = entry.name;
-        Inherited { name, source, path, keep, named: true, in_store: None, written, for_library: false }
+        Inherited { name: entry.name, source, path, keep, named: true, in_store: None, written }
     }
 }
 
@@ -141,7 +137,7 @@ impl Registry {
         if !found.listening {
             socket::listen(copy.as_fd(), address)?;
         }
-        self.unclaimed[found.index].for_library = true;
+        self.for_library = self.unclaimed.remove(found.index);
         Ok(Some(copy))
     }
 

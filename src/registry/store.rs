@@ -8,7 +8,7 @@ use crate::socket::{self, PathOwner};
 use crate::sys::fd;
 use crate::sys::net::SockAddr;
 use crate::systemd::store::{self, Known, Stored};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 impl Registry {
@@ -24,14 +24,12 @@ impl Registry {
     /// host, and closed if it is not claimed. Not before `flip_init` is sure to succeed: it could not be found again.
     /// The same for what the library has taken for itself.
     pub fn own_what_is_ours(&mut self) {
-        if let Some(index) = self.unclaimed.iter().position(|one| one.for_library) {
-            self.for_library = self.unclaimed.remove(index).map(Inherited::own);
-            let _ = self.for_library.as_ref().map(|fd| fd::set_cloexec_raw(fd.as_raw_fd()));
-        }
-        for one in self.unclaimed.iter_mut().filter(|one| one.in_store.is_some()) {
+        let stored = self.unclaimed.iter_mut().filter(|one| one.in_store.is_some());
+        for one in stored.chain(&mut self.for_library) {
             one.source = match one.source {
                 Source::Foreign(number) => {
                     inherit::claimed(number);
+                    let _ = fd::set_cloexec_raw(number);
                     // SAFETY: as in given_back(); owned once, since it is not Foreign any more.
                     Source::Ours(unsafe { OwnedFd::from_raw_fd(number) })
                 }
@@ -68,7 +66,6 @@ pub(super) fn given_back(one: Activated, known: Known) -> Inherited {
         named,
         in_store,
         written: None,
-        for_library: false,
     }
 }
 
