@@ -42,14 +42,17 @@ async fn main() {
         })
         .build()
         .expect("a handle");
-    let from = match flip.state_async().await.expect("state or none") {
-        Some(mut state) => {
+    let from = match flip.state_async().await {
+        // The predecessor's hook has refused, and this is known here before its SIGTERM comes, or not.
+        Err(error) if error.kind() == ErrorKind::Canceled => return,
+        Err(error) => panic!("{error}"),
+        Ok(Some(mut state)) => {
             let (from, mut rest) = (state.read_u32().await.expect("a pid"), Vec::new());
             state.read_to_end(&mut rest).await.expect("the rest");
             assert_eq!(rest, [7; 70_000]);
             from
         }
-        None => 0,
+        Ok(None) => 0,
     };
     println!("STATE {pid}: {from}");
     let mut connections = flip.tcp_stream(StopOnShutdown::Yes, tcp).expect("a listener");
