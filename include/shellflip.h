@@ -403,7 +403,7 @@ int flip_conn_begin(flip_t *flip);
 
 /*
  The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each, and with the handle that
- it began with: the next one's count begins at 0, and would be one too low. 0, -EINVAL or -EBADF.
+ it began with. 0, -EINVAL or -EBADF: the handle was freed, and its connections are not counted any more.
 
  # Safety
 
@@ -743,7 +743,8 @@ int flip_init(const flip_config_t *config,
 
 /*
  Ends the handle: NULL is allowed, and a second time does nothing. Every call that waits returns -ECANCELED, later
- ones -EBADF; `flip_init` may follow.
+ ones -EBADF. `flip_init` may follow, and gives out another handle: the freed one stays freed, until 256 have come
+ after it.
 
  Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
  serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor

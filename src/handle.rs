@@ -1,5 +1,5 @@
 //! There is one handle per process, and calls may race its end: a call that has entered keeps it alive, one that
-//! comes later is told that it was freed. The storage is static, so that even a stale pointer is only stale.
+//! comes later is told that it was freed, by its number also when there is another by now.
 
 use crate::error::{Error, Result};
 use crate::flip::Flip;
@@ -9,8 +9,21 @@ use std::sync::OnceLock;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static CURRENT: AtomicPtr<Flip> = AtomicPtr::new(std::ptr::null_mut());
+/// Which handle calls may enter.
+static OPEN: AtomicUsize = AtomicUsize::new(NONE);
+/// How many handles there were.
+static MADE: AtomicUsize = AtomicUsize::new(0);
 /// Calls between [`enter`] and their end.
 static USERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Tells the handles that a process has one after the other apart: below [`NUMBERS`]; then they come again.
+pub type Number = usize;
+
+/// So many handles a process has before a number comes again.
+pub const NUMBERS: usize = 256;
+
+/// No handle has it. `ffi` makes numbers of addresses; none is this far away.
+const NONE: Number = usize::MAX / 2;
 
 /// The first defect that was caught; no call works after it.
 static POISON: OnceLock<String> = OnceLock::new();
@@ -63,11 +76,12 @@ impl Drop for Entered {
     }
 }
 
-/// Begins a call.
-pub fn enter() -> Result<Entered> {
+/// Begins a call on this handle.
+pub fn enter(number: Number) -> Result<Entered> {
     USERS.fetch_add(1, SeqCst);
     let entered = Entered(CURRENT.load(SeqCst));
-    if entered.0.is_null() { Err(Error::Freed) } else { Ok(entered) }
+    // Where there is one it is not given back from here on, so that no other can take its place and its number.
+    if entered.0.is_null() || !is_open(number) { Err(Error::Freed) } else { Ok(entered) }
 }
 
 /// Whether there is a handle, or one is being made or given back.
@@ -75,27 +89,32 @@ pub fn is_taken() -> bool {
     TAKEN.load(SeqCst)
 }
 
-/// Whether there is a handle to enter.
+/// Whether it is a handle to enter. Async-signal-safe.
 #[inline(always)]
-pub fn is_initialised() -> bool {
-    !CURRENT.load(SeqCst).is_null()
+pub fn is_open(number: Number) -> bool {
+    OPEN.load(SeqCst) == number
 }
 
 /// Whether a call would find nothing in its way: all that counting a connection has to know.
 #[inline(always)]
-pub fn is_usable() -> bool {
-    POISON.get().is_none() && is_initialised()
+pub fn is_usable(number: Number) -> bool {
+    POISON.get().is_none() && is_open(number)
 }
 
-/// The handle is there for calls from now on.
-pub fn put(flip: Flip) {
+/// The handle is there for calls from now on, by the number that is returned.
+pub fn put(flip: Flip) -> Number {
+    let number = MADE.fetch_add(1, SeqCst) % NUMBERS;
     CURRENT.store(Box::into_raw(Box::new(flip)), SeqCst);
+    OPEN.store(number, SeqCst);
+    number
 }
 
 /// No call enters any more. Whoever gets the handle wakes the calls that are inside, then calls [`Taken::settle`].
-pub fn take() -> Result<Taken> {
-    let flip = CURRENT.swap(std::ptr::null_mut(), SeqCst);
-    if flip.is_null() { Err(Error::Freed) } else { Ok(Taken(flip)) }
+pub fn take(number: Number) -> Result<Taken> {
+    match OPEN.compare_exchange(number, NONE, SeqCst, SeqCst) {
+        Ok(_) => Ok(Taken(CURRENT.swap(std::ptr::null_mut(), SeqCst))),
+        Err(_) => Err(Error::Freed),
+    }
 }
 
 /// A handle that nobody can enter any more.

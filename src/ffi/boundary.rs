@@ -18,8 +18,9 @@ pub struct flip_t {
     _address_only: u8,
 }
 
-/// The one handle. Static, so that a call with a freed one is answered and not undefined.
-static HANDLE: flip_t = flip_t { _address_only: 0 };
+/// An address for each number that a handle can have: a call with a freed one is answered and not undefined, and does
+/// not reach the next one.
+static HANDLES: [flip_t; handle::NUMBERS] = [const { flip_t { _address_only: 0 } }; handle::NUMBERS];
 
 thread_local! {
     static LAST_ERROR: RefCell<Option<CString>> = const { RefCell::new(None) };
@@ -85,7 +86,7 @@ fn entered(name: &str, flip: *const flip_t, body: &dyn BodyOn) -> c_int {
 /// since it makes no system call. It enters nothing: that would make all threads write to one place.
 #[inline(always)]
 pub fn is_as_usual(flip: *const flip_t) -> bool {
-    !cfg!(feature = "faults") && is_handle(flip) && handle::is_usable()
+    !cfg!(feature = "faults") && handle::is_usable(number(flip))
 }
 
 /// The same call where something may be.
@@ -93,8 +94,7 @@ pub fn is_as_usual(flip: *const flip_t) -> bool {
 #[inline(never)]
 pub fn call_unusual(name: &str, flip: *const flip_t, body: fn()) -> c_int {
     unguarded(name, &mut || {
-        check(flip)?;
-        if !handle::is_initialised() {
+        if !handle::is_open(check(flip)?) {
             return Err(Error::Freed);
         }
         body();
@@ -193,31 +193,32 @@ pub fn last_error() -> *const c_char {
 }
 
 /// What `flip_init` gives out.
-pub fn the_handle() -> *mut flip_t {
-    std::ptr::from_ref(&HANDLE).cast_mut()
+pub fn handle_of(number: handle::Number) -> *mut flip_t {
+    std::ptr::from_ref(&HANDLES[number]).cast_mut()
 }
 
-/// Whether it is the handle, alive or freed.
-pub fn check(flip: *const flip_t) -> Result<(), Error> {
+/// Of something that is no handle: a number that no handle has.
+#[inline(always)]
+fn number(flip: *const flip_t) -> handle::Number {
+    flip.addr().wrapping_sub(HANDLES.as_ptr().addr())
+}
+
+/// Whether it is a handle, alive or freed: its number. Async-signal-safe.
+pub fn number_of(flip: *const flip_t) -> Option<handle::Number> {
+    Some(number(flip)).filter(|number| *number < handle::NUMBERS)
+}
+
+/// The same, with an error.
+pub fn check(flip: *const flip_t) -> Result<handle::Number, Error> {
     if flip.is_null() {
         return Err(null("flip"));
     }
-    if !is_handle(flip) {
-        return Err(Error::Invalid("flip is not a handle from flip_init".into()));
-    }
-    Ok(())
-}
-
-/// Async-signal-safe.
-#[inline(always)]
-pub fn is_handle(flip: *const flip_t) -> bool {
-    flip == the_handle().cast_const()
+    number_of(flip).ok_or_else(|| Error::Invalid("flip is not a handle from flip_init".into()))
 }
 
 /// Begins a call on the handle.
 pub fn enter(flip: *const flip_t) -> Result<Entered, Error> {
-    check(flip)?;
-    handle::enter()
+    handle::enter(check(flip)?)
 }
 
 /// An argument that must not be NULL.

@@ -43,7 +43,7 @@ pub unsafe extern "C" fn flip_conn_begin(flip: *mut flip_t) -> c_int {
 }
 
 /// The end of a connection from `flip_accept` or `flip_conn_begin`, on any thread, once for each, and with the handle that
-/// it began with: the next one's count begins at 0, and would be one too low. 0, -EINVAL or -EBADF.
+/// it began with. 0, -EINVAL or -EBADF: the handle was freed, and its connections are not counted any more.
 ///
 /// # Safety
 ///

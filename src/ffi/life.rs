@@ -1,6 +1,6 @@
 //! The life of a handle, and what the next generation is started with.
 
-use super::boundary::{call, call_on, check, flip_t, null, string, the_handle};
+use super::boundary::{call, call_on, check, flip_t, handle_of, null, string};
 use super::config::{self, flip_config_t};
 use crate::error::Error;
 use crate::flip::Flip;
@@ -46,15 +46,16 @@ pub unsafe extern "C" fn flip_init(config: *const flip_config_t, out_flip: *mut 
         }
         // SAFETY: as promised by the caller.
         let config = unsafe { config::copy(config) };
-        handle::put(Flip::init(config)?);
+        let flip = handle_of(handle::put(Flip::init(config)?));
         // SAFETY: not NULL, and as promised by the caller.
-        unsafe { *out_flip = the_handle() };
+        unsafe { *out_flip = flip };
         Ok(0)
     })
 }
 
 /// Ends the handle: NULL is allowed, and a second time does nothing. Every call that waits returns -ECANCELED, later
-/// ones -EBADF; `flip_init` may follow.
+/// ones -EBADF. `flip_init` may follow, and gives out another handle: the freed one stays freed, until 256 have come
+/// after it.
 ///
 /// Before `flip_ready` returned 0 it gives up: an upgrade fails and the predecessor serves on. In a process that
 /// serves it is a stop whose drain is over. While a successor is on its way it ends that first; once the successor
@@ -73,8 +74,7 @@ pub unsafe extern "C" fn flip_free(flip: *mut flip_t) {
         if flip.is_null() {
             return Ok(0);
         }
-        check(flip)?;
-        match handle::take() {
+        match handle::take(check(flip)?) {
             Ok(taken) => {
                 let only = taken.release();
                 taken.settle();

@@ -1,9 +1,10 @@
 //! Becoming ready, being replaced, and the end.
 
-use super::boundary::{call_for_upgrade, call_in_handler, call_on, deadline, enter, flip_t, is_handle};
+use super::boundary::{call_for_upgrade, call_in_handler, call_on, deadline, enter, flip_t, number_of};
 use super::config::known_request;
 use super::{FLIP_SHUTDOWN_DETACH, FLIP_SHUTDOWN_STOP, FLIP_SHUTDOWN_UPGRADE};
 use crate::flip::Flip;
+use crate::handle::is_open;
 use crate::upgrade::Shutdown;
 use nix::errno::Errno;
 use std::ffi::c_int;
@@ -99,8 +100,8 @@ pub unsafe extern "C" fn flip_upgrade(flip: *mut flip_t, timeout_ms: c_int) -> c
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn flip_request(flip: *mut flip_t, request: c_int) -> c_int {
     call_in_handler("flip_request", || {
-        if !is_handle(flip) {
-            return Err(Errno::EINVAL);
+        if !is_open(number_of(flip).ok_or(Errno::EINVAL)?) {
+            return Err(Errno::EBADF);
         }
         Flip::request(known_request(request).ok_or(Errno::EINVAL)?)
     })

@@ -15,6 +15,29 @@ static void expect(const char *what, int is, int should_be)
     }
 }
 
+/* A freed handle stays freed, also where there is another one. */
+static flip_t *next_handle(flip_t *freed)
+{
+    flip_t *flip = NULL;
+
+    expect("the next init", flip_init(NULL, &flip), 0);
+    expect("another handle", flip != freed, 1);
+    expect("begin", flip_conn_begin(flip), 0);
+    expect("begin on the freed one", flip_conn_begin(freed), -EBADF);
+    expect("end on the freed one", flip_conn_end(freed), -EBADF);
+    expect("accept on the freed one", flip_accept(freed, -1, 0), -EBADF);
+    expect("generation of the freed one", flip_generation(freed), -EBADF);
+    expect("a wait on the freed one", flip_wait_shutdown(freed, 0), -EBADF);
+    expect("a request to the freed one", flip_request(freed, FLIP_REQUEST_STOP), -EBADF);
+    flip_free(freed);
+    expect("count", flip_conn_count(flip), 1);
+    expect("end", flip_conn_end(flip), 0);
+    expect("no shutdown", flip_wait_shutdown(flip, 0), -ETIMEDOUT);
+    flip_free(flip);
+    expect("count of the freed one", flip_conn_count(flip), -EBADF);
+    return flip;
+}
+
 int main(void)
 {
     flip_t *flip = NULL;
@@ -37,5 +60,8 @@ int main(void)
     expect("begin after the end", flip_conn_begin(flip), -EBADF);
     expect("it is said why", strlen(flip_last_error()) > 0, 1);
     expect("end after the end", flip_conn_end(flip), -EBADF);
+    /* More than there are numbers for them. */
+    for (int times = 0; times < 300; times++)
+        flip = next_handle(flip);
     return wrong;
 }

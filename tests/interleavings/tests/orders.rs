@@ -11,19 +11,32 @@ use shuttle::{Config, MaxSteps, Runner, thread};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Static variables of the files under test are shared by the threads of this test program, too.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn orders() -> usize {
+    let deep = std::env::var("SHELLFLIP_DEEP").as_deref() == Ok("1");
+    if deep { 200_000 } else { 4_000 }
+}
+
 /// Orders one after the other as long as there are not too many, then orders at random, and orders with few but ill-timed
 /// switches between threads. An order in which one thread spins for ever is given up: the next one is tried.
 fn in_every_order(test: impl Fn() + Send + Sync + Clone + 'static) {
-    // Static variables of the files under test are shared by the threads of this test program, too.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let deep = std::env::var("SHELLFLIP_DEEP").as_deref() == Ok("1");
-    let orders = if deep { 200_000 } else { 4_000 };
     let mut config = Config::new();
     config.max_steps = MaxSteps::ContinueAfter(2_000);
-    Runner::new(DfsScheduler::new(Some(orders), false), config.clone()).run(test.clone());
-    Runner::new(RandomScheduler::new(orders), config.clone()).run(test.clone());
-    Runner::new(PctScheduler::new(3, orders), config).run(test);
+    Runner::new(DfsScheduler::new(Some(orders()), false), config.clone()).run(test.clone());
+    Runner::new(RandomScheduler::new(orders()), config.clone()).run(test.clone());
+    Runner::new(PctScheduler::new(3, orders()), config).run(test);
+}
+
+/// The same without those one after the other, for what leaves static variables as they are when an order is given up.
+fn in_fair_orders(test: impl Fn() + Send + Sync + Clone + 'static) {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut config = Config::new();
+    config.max_steps = MaxSteps::FailAfter(20_000);
+    Runner::new(RandomScheduler::new(orders()), config.clone()).run(test.clone());
+    Runner::new(PctScheduler::new(3, orders()), config).run(test);
 }
 
 /// What is passed on, and how many hold it.
@@ -177,28 +190,59 @@ fn a_supervisor_that_waits_sees_every_request_that_found_it() {
 
 #[test]
 fn no_call_is_inside_a_handle_that_was_given_back() {
-    in_every_order(|| {
+    in_fair_orders(|| {
         let only = Only::take().unwrap();
         assert!(Only::take().is_err());
         let gone = Arc::new(AtomicBool::new(false));
-        handle::put(Flip(Arc::clone(&gone)));
+        let number = handle::put(Flip(Arc::clone(&gone)));
         let calls = [1, 2].map(|_| {
             let gone = Arc::clone(&gone);
             thread::spawn(move || {
-                if let Ok(entered) = handle::enter() {
+                if let Ok(entered) = handle::enter(number) {
                     thread::yield_now();
                     assert!(!entered.0.load(SeqCst) && !gone.load(SeqCst), "a call was inside");
                 }
             })
         });
-        let other = thread::spawn(|| handle::take().map(handle::Taken::settle).is_ok());
-        let mine = handle::take().map(handle::Taken::settle).is_ok();
+        let other = thread::spawn(move || handle::take(number).map(handle::Taken::settle).is_ok());
+        let mine = handle::take(number).map(handle::Taken::settle).is_ok();
         let theirs = other.join().unwrap();
         assert!(mine ^ theirs, "one of the two gives it back");
         assert!(gone.load(SeqCst));
-        assert!(handle::enter().is_err());
+        assert!(handle::enter(number).is_err());
         calls.into_iter().for_each(|call| call.join().unwrap());
         drop(only);
+    });
+}
+
+#[test]
+fn no_call_on_a_handle_reaches_the_next_one() {
+    in_fair_orders(|| {
+        let [first, second] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let only = Only::take().unwrap();
+        let number = handle::put(Flip(Arc::clone(&first)));
+        let calls = {
+            let (first, second) = (Arc::clone(&first), Arc::clone(&second));
+            thread::spawn(move || {
+                if let Ok(entered) = handle::enter(number) {
+                    assert!(Arc::ptr_eq(&entered.0, &first) && !Arc::ptr_eq(&entered.0, &second));
+                }
+            })
+        };
+        let frees = thread::spawn(move || handle::take(number).map(handle::Taken::settle).is_ok());
+        if let Ok(taken) = handle::take(number) {
+            taken.settle();
+            drop(only);
+            let only = Only::take().unwrap();
+            let next = handle::put(Flip(Arc::clone(&second)));
+            assert!(!frees.join().unwrap(), "the first one, which is gone");
+            assert!(!second.load(SeqCst) && handle::enter(next).is_ok());
+            handle::take(next).unwrap().settle();
+            drop(only);
+        } else {
+            assert!(frees.join().unwrap());
+        }
+        calls.join().unwrap();
     });
 }
 
