@@ -633,3 +633,9 @@ fn a_handler_that_is_put_back_after_the_end_leaves_the_signal_to_its_default() {
     }
     assert_eq!(handlers("chained"), ("alive\n".into(), None));
 }
+
+#[test]
+fn a_handler_below_the_library_and_one_on_top_are_called_once_each_however_often_it_comes_and_goes() {
+    let _limit = limit(Duration::from_secs(60));
+    assert_eq!(handlers("between"), ("1 1 1\n- 2 2\n1 3 3\n- 4 4\n1 5 5\n- 6 6\n".into(), None));
+}

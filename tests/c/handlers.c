@@ -3,7 +3,9 @@
  *   below    the host's came first and blocks SIGUSR2 while it runs: `blocked 1` if that holds below the library's too
  *   late     the host's is on top when the library goes, and puts the library's back: SIGTERM is the default again
  *   again    the same as late, and then once more all of it
- *   chained  the same as late, but it stays and calls the library's: `alive` */
+ *   chained  the same as late, but it stays and calls the library's: `alive`
+ *   between  one of the host's below, one on top that stays, and the library over both from then on, three times: who was
+ *            asked and called */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
@@ -23,9 +25,43 @@ static void below(int number)
     blocked = sigismember(&now, SIGUSR2);
 }
 
+static volatile sig_atomic_t below_calls, on_top_calls;
+
+static void counts(int number)
+{
+    (void)number;
+    below_calls++;
+}
+
 static void on_top(int number, siginfo_t *info, void *context)
 {
+    on_top_calls++;
     before.sa_sigaction(number, info, context);
+}
+
+/* After the first time the library's handler is over the one on top, and below it. */
+static int between(void)
+{
+    struct sigaction action = { 0 };
+    flip_t *flip;
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = counts;
+    sigaction(SIGTERM, &action, NULL);
+    for (int times = 0; times < 3; times++) {
+        if (flip_init(NULL, &flip) != 0 || flip_ready(flip, -1) != 0)
+            return 1;
+        if (times == 0) {
+            action.sa_sigaction = on_top;
+            action.sa_flags = SA_SIGINFO;
+            sigaction(SIGTERM, &action, &before);
+        }
+        raise(SIGTERM);
+        printf("%d %d %d\n", flip_wait_shutdown(flip, 20000) == FLIP_SHUTDOWN_STOP, (int)on_top_calls, (int)below_calls);
+        flip_free(flip);
+        raise(SIGTERM);
+        printf("- %d %d\n", (int)on_top_calls, (int)below_calls);
+    }
+    return 0;
 }
 
 int main(int argc, char **argv)
@@ -33,6 +69,8 @@ int main(int argc, char **argv)
     const char *which = argc > 1 ? argv[1] : "";
     struct sigaction action = { 0 };
     flip_t *flip;
+    if (!strcmp(which, "between"))
+        return between();
     sigemptyset(&action.sa_mask);
     if (!strcmp(which, "below")) {
         action.sa_handler = below;
