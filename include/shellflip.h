@@ -361,7 +361,8 @@ int flip_config_set_watchdog(flip_config_t *config,
  with all connections that were queued. 0, the default: no. Any other value: yes.
 
  A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is not claimed by
- a later start, or when its unix path is unlinked by a stop.
+ a later start, or when its unix path is unlinked by a stop. A program with file capabilities or set-user-id stores none: it
+ does not know who has set NOTIFY_SOCKET.
 
  0, or -EINVAL: NULL.
 

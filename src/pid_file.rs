@@ -4,7 +4,9 @@
 //! It is replaced as a whole, by a rename within its directory: nobody reads half of it, no moment is without it, and
 //! a link planted in its place is replaced, not followed. It is removed on a real stop, and only while it holds our
 //! own pid. Generation
-//! 0 writes it in `flip_ready`, on the host's thread; later ones at RELEASED, on the supervisor's.
+//! 0 writes it in `flip_ready`, on the host's thread; later ones at RELEASED, on the supervisor's. Before RELEASED the
+//! predecessor writes the successor's pid into it: whoever sees it exit and looks at once (systemd does, with PIDFile=)
+//! finds who serves.
 
 use crate::address::quote;
 use crate::error::{Error, Result};
@@ -38,8 +40,8 @@ enum State {
     Written,
     /// The last try failed: the sentence.
     Failed(String),
-    /// This process has stopped.
-    Removed,
+    /// This process has stopped, or was succeeded.
+    Over,
 }
 
 /// A path for it, absolute: the working directory may change.
@@ -64,13 +66,13 @@ impl PidFile {
         PidFile { path, state: Mutex::new(State::Unwritten) }
     }
 
-    /// Holds our pid from now on, unless it does so already or has been removed.
+    /// Holds our pid from now on, unless it does so already or that time is over.
     pub fn write(&self) -> Result<()> {
         let mut state = lock(&self.state);
-        if matches!(*state, State::Written | State::Removed) {
+        if matches!(*state, State::Written | State::Over) {
             return Ok(());
         }
-        let written = self.replace().map_err(|errno| self.failed("write", errno));
+        let written = self.replace(std::process::id()).map_err(|errno| self.failed("write", errno));
         *state = match &written {
             Ok(()) => State::Written,
             Err(error) => State::Failed(error.to_string()),
@@ -89,7 +91,7 @@ impl PidFile {
     /// Gone, if this process has written it and it still holds our pid; true if it was removed.
     pub fn remove(&self) -> Result<bool> {
         let mut state = lock(&self.state);
-        let written = std::mem::replace(&mut *state, State::Removed) == State::Written;
+        let written = std::mem::replace(&mut *state, State::Over) == State::Written;
         if !written {
             return Ok(false);
         }
@@ -105,10 +107,17 @@ impl PidFile {
         }
     }
 
-    fn replace(&self) -> std::result::Result<(), Errno> {
+    /// Holds the successor's pid, if this process has written it. The successor writes it too, and tells of a failure.
+    pub fn hand_over(&self, successor: u32) {
+        if std::mem::replace(&mut *lock(&self.state), State::Over) == State::Written {
+            let _ = self.replace(successor);
+        }
+    }
+
+    fn replace(&self, pid: u32) -> std::result::Result<(), Errno> {
         let directory = self.directory()?;
         let (temporary, name) = self.temporary(directory.as_fd())?;
-        let line = format!("{}\n", std::process::id());
+        let line = format!("{pid}\n");
         // Beyond the limit of file sizes the kernel would end the host besides.
         let written = thread::without_signal(Signal::SIGXFSZ, Errno::EFBIG, || {
             fd::write_all(temporary.as_fd(), line.as_bytes())
@@ -211,6 +220,24 @@ mod tests {
         assert!(folder.names().is_empty());
         file.write().unwrap();
         assert!(folder.names().is_empty(), "written after the end");
+    }
+
+    #[test]
+    fn it_is_handed_over_once_and_only_by_who_has_written_it() {
+        let folder = Folder::new("over");
+        let path = folder.0.join("a.pid");
+        let file = PidFile::new(path.clone());
+        file.hand_over(1);
+        file.write().unwrap();
+        assert!(folder.names().is_empty(), "it was over before");
+        let file = PidFile::new(path.clone());
+        file.write().unwrap();
+        file.hand_over(4711);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "4711\n");
+        file.hand_over(1);
+        file.write().unwrap();
+        assert_eq!(file.remove(), Ok(false));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "4711\n");
     }
 
     #[test]

@@ -140,7 +140,8 @@ pub(crate) fn start(
     control: Sockets,
 ) -> Result<()> {
     let unit = Unit::of(&inner.startup.environment, std::process::id());
-    let (watchdog, fd_store) = (inner.config.watchdog, inner.config.fd_store);
+    // NOTIFY_SOCKET may be anybody's who starts a program with more rights than they have: nothing is given away there.
+    let (watchdog, fd_store) = (inner.config.watchdog, inner.config.fd_store && !fd::secure_execution());
     let systemd = Systemd::new(&unit, inner.generation, watchdog, fd_store)?;
     let heard = systemd.is_there();
     let draining = predecessor.as_ref().map_or(0, |(_, hello)| hello.drainers.len() as u32);

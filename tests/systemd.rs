@@ -67,6 +67,7 @@ scenarios![
     stops::a_stop_in_a_drain_lets_requests_finish,
     stops::a_draining_process_never_makes_systemd_do_anything,
     units::a_unit_of_type_simple_is_refused_the_upgrade,
+    units::a_forking_unit_finds_the_new_process_by_its_pid_file,
     units::the_watchdog_outlives_five_upgrades,
     units::socket_activation_starts_and_upgrades,
     units::an_unprivileged_server_is_replaced,

@@ -1,5 +1,8 @@
 //! A host in C replaces itself: the plain cases.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 use testkit::host::{Host, SOON, c_program, capable_copy};
@@ -80,7 +83,12 @@ fn a_program_with_file_capabilities_is_refused_an_upgrade_and_serves_on() {
             return;
         }
     };
-    let mut program = family.program(host).directory(folder.path());
+    // Nor is a listener given to who starts it.
+    let path = folder.path().join("notify");
+    let notify = UnixDatagram::bind(&path).expect("a socket");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("its mode");
+    let program = family.program(host).directory(folder.path());
+    let mut program = program.env("NOTIFY_SOCKET", path).env("HOST_FD_STORE", "1");
     program.command().uid(65534).gid(65534);
     let host = Host::run(program);
     let called = host.call("/upgrade");
@@ -89,6 +97,13 @@ fn a_program_with_file_capabilities_is_refused_an_upgrade_and_serves_on() {
     assert_eq!(host.who().generation, 0);
     drop(host);
     family.assert_none_left(SOON);
+    notify.set_nonblocking(true).expect("not blocking");
+    let mut heard = String::new();
+    let mut chunk = [0; 1024];
+    while let Ok(length) = notify.recv(&mut chunk) {
+        heard += &String::from_utf8_lossy(&chunk[..length]);
+    }
+    assert!(heard.contains("READY=1") && !heard.contains("FDSTORE=1"), "{heard}");
 }
 
 #[test]

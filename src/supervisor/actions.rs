@@ -136,6 +136,9 @@ impl Supervisor {
             }
             Action::Disown => {
                 self.systemd.hand_over();
+                if let (Some(pid_file), Some(successor)) = (&self.inner.pid_file, &self.successor) {
+                    pid_file.hand_over(successor.spawned.pid.as_raw() as u32);
+                }
                 lock(&self.inner.registry).disown();
                 self.control.sockets.disown();
                 None

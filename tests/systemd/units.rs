@@ -4,7 +4,7 @@ use super::machine::Machine;
 use super::server::Server;
 use std::time::Duration;
 use testkit::deadline::scaled;
-use testkit::host::SOON;
+use testkit::host::{SOON, c_program};
 use testkit::wait_until;
 
 pub fn a_unit_of_type_simple_is_refused_the_upgrade(machine: &Machine) {
@@ -20,6 +20,30 @@ pub fn a_unit_of_type_simple_is_refused_the_upgrade(machine: &Machine) {
     wait_until("a line", SOON, || server.journal().contains("the unit needs Type=notify"));
     assert_eq!((server.who(), server.main_pid()), (pid, pid));
     server.assert_always_active();
+}
+
+/// systemd looks into PIDFile= once, when the main process ends.
+pub fn a_forking_unit_finds_the_new_process_by_its_pid_file(machine: &Machine) {
+    machine.install(&c_program("tests/c/host.c", &[]), "server");
+    let starts = "/usr/local/bin/server & while ! [ -e /run/server/pid ]; do sleep 0.02; done";
+    machine.unit(
+        "forking.service",
+        &format!(
+            "[Service]\nType=forking\nPIDFile=/run/server/pid\nRuntimeDirectory=server\nExecStart=/bin/sh -c '{starts}'\n\
+             Environment=HOST_ADDRESS=tcp://127.0.0.1:8080 HOST_PID_FILE=/run/server/pid\n"
+        ),
+    );
+    let server = Server { machine, unit: "forking.service" };
+    machine.must(&["systemctl", "start", "forking"]);
+    for _ in 0..20 {
+        let before = server.main_pid();
+        assert_eq!(server.who(), before);
+        server.kill(before, "USR1");
+        wait_until("another main process", SOON, || server.main_pid() != before);
+        assert_ne!(server.main_pid(), 0, "{}", server.journal());
+    }
+    server.assert_always_active();
+    machine.must(&["systemctl", "stop", "forking"]);
 }
 
 pub fn the_watchdog_outlives_five_upgrades(machine: &Machine) {
