@@ -776,10 +776,15 @@ impl Inner {
         }
     }
 
-    /// The drain deadline begins, unless it has begun.
-    pub fn start_drain(&self) {
+    /// The drain deadline begins, unless it has begun. Before anybody is told of shutdown, who would find it passed.
+    pub fn start_drain_time(&self) {
         let deadline = fd::monotonic_ns().saturating_add(self.config.drain_timeout.as_nanos() as u64);
         let _ = self.published.drain_deadline.compare_exchange(0, deadline, SeqCst, SeqCst);
+    }
+
+    /// Whoever waits for the last connection is woken from now on.
+    pub fn start_drain(&self) {
+        self.start_drain_time();
         CONNECTIONS.start_draining();
     }
 

@@ -204,7 +204,8 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let errno = Errno::last_raw();
     let slot = &TABLE[(signal as usize).min(HIGHEST)];
     // SAFETY: getpid is async-signal-safe.
-    if OWNER.load(SeqCst) == unsafe { libc::getpid() } {
+    let is_owner = OWNER.load(SeqCst) == unsafe { libc::getpid() };
+    if is_owner {
         match slot.request.load(SeqCst) {
             1 => _ = request(Request::Upgrade),
             2 => _ = request(Request::Stop),
@@ -217,7 +218,7 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let is_nested = slot.passing_on.load(SeqCst) == thread;
     let before = if is_nested { &slot.below } else { &slot.before };
     if let Some(before) = chain(before, |before| before.below).next() {
-        pass_on(signal, info, context, slot, before, thread);
+        pass_on(signal, info, context, slot, before, thread, is_owner && slot.request.load(SeqCst) != 0);
         slot.passing_on.store(if is_nested { thread } else { 0 }, SeqCst);
     }
     Errno::set_raw(errno);
@@ -230,6 +231,7 @@ fn pass_on(
     slot: &Slot,
     before: &Before,
     thread: libc::pid_t,
+    handled: bool,
 ) {
     let previous = before.action;
     if is_handler(&previous) {
@@ -246,9 +248,10 @@ fn pass_on(
                 call(signal);
             }
         }
-    } else if slot.request.load(SeqCst) == 0 && is_installed(signal) {
-        // Put back by a handler that had been on top of it, after the library was gone: what was there before holds,
-        // and the signal, which is blocked here, comes again.
+    } else if !handled && is_installed(signal) {
+        // Put back by a handler that had been on top of it, after the library was gone; or in a child whose signals are not
+        // its own yet (fork handlers run late, and for clone(2) never): what was there before holds, and the signal,
+        // which is blocked here, comes again.
         // SAFETY: async-signal-safe.
         unsafe {
             libc::sigaction(signal, &previous, std::ptr::null_mut());

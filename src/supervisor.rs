@@ -43,6 +43,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use peers::{Ended, Predecessor, Successor};
 use spawner::{Errand, Spawner};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -379,23 +380,33 @@ impl Supervisor {
     fn feed(&mut self, event: Event) {
         log::write(Level::Debug, format_args!("{event:?} in {:?}", self.machine.state()));
         self.before_step(&event);
-        let mut events = std::collections::VecDeque::from([event]);
+        let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let actions = self.machine.step(event);
-            // The state after one that ends an upgrade may be that of the next one.
-            let ends = actions.iter().any(|action| matches!(action, Action::UpgradeDone(_)));
-            if !ends {
-                self.history.note(self.machine.state());
+            // RELEASED may follow, and nobody else learns what is asked of this process later.
+            if event == Event::SuccessorAlive {
+                for request in signals::take_requests() {
+                    self.step(Event::Ask(request, Origin::Unanswered), &mut events);
+                }
             }
-            for action in actions {
-                log::write(Level::Debug, format_args!("  {action:?}"));
-                events.extend(self.act(action));
-            }
-            self.history.note(self.machine.state());
+            self.step(event, &mut events);
         }
         self.after_step();
         self.set_timers();
         registry::freeze(self.frozen());
+    }
+
+    fn step(&mut self, event: Event, events: &mut VecDeque<Event>) {
+        let actions = self.machine.step(event);
+        // The state after one that ends an upgrade may be that of the next one.
+        let ends = actions.iter().any(|action| matches!(action, Action::UpgradeDone(_)));
+        if !ends {
+            self.history.note(self.machine.state());
+        }
+        for action in actions {
+            log::write(Level::Debug, format_args!("  {action:?}"));
+            events.extend(self.act(action));
+        }
+        self.history.note(self.machine.state());
     }
 
     fn frozen(&self) -> Frozen {

@@ -609,6 +609,40 @@ fn draining_free_frees() {
     stage.end(second.pid);
 }
 
+/// The first process has heard LIVE and goes on in a second: what comes until then is not the drain's.
+fn about_to_release(generations: impl Fn(&Stage, i32)) {
+    let log = ("SHELLFLIP_FAULT_LOG", "DIR/faults");
+    let stage = Stage::new(&[("SHELLFLIP_FAULT", "received:LIVE#1=sleep:1000"), log]);
+    let first = stage.host.who().pid;
+    stage.tell(first, UPGRADE);
+    testkit::wait_until("LIVE", SOON, || {
+        std::fs::read_to_string(stage.file("faults")).is_ok_and(|text| text.contains("received:LIVE"))
+    });
+    generations(&stage, first);
+}
+
+#[test]
+fn a_stop_that_comes_with_live_stops_both() {
+    let _limit = limit(Duration::from_secs(60));
+    about_to_release(|stage, first| {
+        signal(first, Signal::SIGTERM);
+        stage.family.assert_none_left(SOON);
+    });
+}
+
+#[test]
+fn an_upgrade_that_is_asked_for_as_live_comes_follows() {
+    let _limit = limit(Duration::from_secs(60));
+    about_to_release(|stage, first| {
+        signal(first, Signal::SIGUSR1);
+        stage.family.wait_gone(first, SOON);
+        let last = testkit::wait_for("the one that follows", SOON, || {
+            Some(stage.host.who()).filter(|who| who.generation == 2)
+        });
+        stage.end(last.pid);
+    });
+}
+
 /// What `tests/c/handlers.c` printed, and the signal that ended it.
 fn handlers(which: &str) -> (String, Option<i32>) {
     let family = Family::new();
@@ -638,4 +672,10 @@ fn a_handler_that_is_put_back_after_the_end_leaves_the_signal_to_its_default() {
 fn a_handler_below_the_library_and_one_on_top_are_called_once_each_however_often_it_comes_and_goes() {
     let _limit = limit(Duration::from_secs(60));
     assert_eq!(handlers("between"), ("1 1 1\n- 2 2\n1 3 3\n- 4 4\n1 5 5\n- 6 6\n".into(), None));
+}
+
+#[test]
+fn a_child_that_no_fork_handler_has_seen_is_ended_by_a_signal_as_without_the_library() {
+    let _limit = limit(Duration::from_secs(60));
+    assert_eq!(handlers("cloned"), (format!("{}\n", libc::SIGTERM), None));
 }

@@ -410,6 +410,7 @@ impl Supervisor {
             self.inner.detached.open();
             return;
         }
+        self.inner.start_drain_time();
         self.inner.published.shutdown.store(shutdown_byte(kind), SeqCst);
         self.inner.start_drain();
         lock(&self.inner.registry).close_listeners(|keep| outlives(keep, kind));

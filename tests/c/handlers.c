@@ -5,11 +5,14 @@
  *   again    the same as late, and then once more all of it
  *   chained  the same as late, but it stays and calls the library's: `alive`
  *   between  one of the host's below, one on top that stays, and the library over both from then on, three times: who was
- *            asked and called */
+ *            asked and called
+ *   cloned   a child of clone(2), in which no fork handler has run: the signal that has ended it */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "shellflip.h"
@@ -64,6 +67,22 @@ static int between(void)
     return 0;
 }
 
+static int cloned(void)
+{
+    flip_t *flip;
+    int status;
+    if (flip_init(NULL, &flip) != 0 || flip_ready(flip, -1) != 0)
+        return 1;
+    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0)
+        for (;;)
+            pause();
+    kill(pid, SIGTERM);
+    waitpid(pid, &status, 0);
+    printf("%d\n", WIFSIGNALED(status) ? WTERMSIG(status) : -1);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *which = argc > 1 ? argv[1] : "";
@@ -71,6 +90,8 @@ int main(int argc, char **argv)
     flip_t *flip;
     if (!strcmp(which, "between"))
         return between();
+    if (!strcmp(which, "cloned"))
+        return cloned();
     sigemptyset(&action.sa_mask);
     if (!strcmp(which, "below")) {
         action.sa_handler = below;
