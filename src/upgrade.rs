@@ -265,7 +265,7 @@ pub enum Action {
     Terminate,
     /// SIGKILL to the successor, through its pidfd. Never after COMMIT.
     Kill,
-    /// Is its pidfd readable? Answered by `SuccessorAlive` or `SuccessorDied`.
+    /// Is its pidfd readable? Answered by `SuccessorAlive` or `SuccessorDied`; not before its death where it is seen to die.
     CheckSuccessor,
     /// Tell the service manager that the successor is the main process. Answered by `Announced`.
     Announce,

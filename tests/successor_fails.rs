@@ -2,9 +2,9 @@
 //! served all along, nothing of the new one is left, and the next upgrade works.
 
 use std::time::Duration;
-use testkit::host::{Called, SOON};
+use testkit::host::{Called, SOON, c_program};
 use testkit::limit;
-use testkit::process::{Proc, Signal, signal};
+use testkit::process::{Family, Output, Proc, Signal, signal, temp_dir};
 use testkit::scripted::Stage;
 
 const EXITED: i64 = 2;
@@ -404,4 +404,29 @@ fn the_end_of_a_successor_settles_an_unconfirmed_upgrade() {
         stage.assert_unbroken(load, third.pid);
         stage.end(third.pid);
     }
+}
+
+#[test]
+fn a_crash_whose_core_is_still_written_when_the_probation_ends_is_a_crash() {
+    let _limit = limit(Duration::from_secs(100));
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("a pattern");
+    let mut allowed = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit.
+    unsafe { libc::getrlimit(libc::RLIMIT_CORE, &mut allowed) };
+    let why = match (pattern.trim(), allowed.rlim_max) {
+        (pattern, _) if pattern.starts_with('|') || pattern.contains('/') => "cores go elsewhere",
+        (_, ..0x2000_0000) => "cores are not allowed",
+        _ => "",
+    };
+    if !why.is_empty() {
+        println!("SKIPPED: a_crash_whose_core_is_still_written_when_the_probation_ends_is_a_crash: {why}");
+        return;
+    }
+    let (family, folder) = (Family::new(), temp_dir());
+    let program = family.program(c_program("tests/c/core_dump.c", &[])).directory(folder.path());
+    let mut process = program.output(Output::File).start();
+    process.wait(SOON);
+    let told = format!("{} {SIGNALLED}\n{}\n", -libc::ECONNABORTED, -libc::ETIMEDOUT);
+    assert_eq!(process.output(), told);
+    family.assert_none_left(SOON);
 }

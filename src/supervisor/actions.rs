@@ -85,14 +85,17 @@ impl Supervisor {
                 self.signal_successor(libc::SIGKILL);
                 None
             }
-            Action::CheckSuccessor => Some(match self.successor.take() {
+            Action::CheckSuccessor => match self.successor.take() {
                 Some(successor) if !successor.dead() => {
+                    // Then its death is the answer. Only where there was time for a crash: it costs a look into /proc.
+                    let had_time = self.inner.config.probation.is_some() || self.systemd.is_there();
+                    let crashed = had_time && successor.dumps_core();
                     self.successor = Some(successor);
-                    Event::SuccessorAlive
+                    (!crashed).then_some(Event::SuccessorAlive)
                 }
-                Some(successor) => Event::SuccessorDied(successor.exit()),
-                None => Event::SuccessorDied(crate::upgrade::Exit::Unknown),
-            }),
+                Some(successor) => Some(Event::SuccessorDied(successor.exit())),
+                None => Some(Event::SuccessorDied(crate::upgrade::Exit::Unknown)),
+            },
             Action::Ask(question) => self.ask(question),
             Action::StopAsking => {
                 self.stop_asking();

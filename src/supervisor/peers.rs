@@ -217,6 +217,11 @@ impl Successor {
         fired(self.spawned.pidfd.as_fd())
     }
 
+    /// It has crashed, and will be dead.
+    pub fn dumps_core(&self) -> bool {
+        process::dumps_core(self.spawned.pidfd.as_fd())
+    }
+
     pub fn signal(&self, signal: i32) {
         // ESRCH: it is dead, and its pidfd will say so.
         let _ = process::pidfd_send_signal(self.spawned.pidfd.as_fd(), signal);

@@ -9,7 +9,7 @@ use libc::{c_int, c_void};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
@@ -142,6 +142,22 @@ pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Option<Exit> {
         let _ =
             super::fd::poll(&mut [PollFd::new(pidfd, PollFlags::empty())], Some(Duration::from_millis(10)));
     }
+}
+
+/// Whether the process behind `pidfd` has crashed and writes its core: it runs no more, and its pidfd will tell once that
+/// is done, in seconds or minutes. No, where /proc does not tell (proc_pid_status(5), Linux 4.15).
+pub fn dumps_core(pidfd: BorrowedFd<'_>) -> bool {
+    // Its number as that /proc counts.
+    let info = format!("/proc/thread-self/fdinfo/{}", pidfd.as_raw_fd());
+    let pid = proc_field(&info, "Pid:").and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0);
+    pid.is_some_and(|pid| proc_field(&format!("/proc/{pid}/status"), "CoreDumping:").as_deref() == Some("1"))
+}
+
+/// The value behind a name at the begin of a line.
+fn proc_field(path: &str, name: &str) -> Option<String> {
+    let text = super::file::read_proc(&CString::new(path).ok()?).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_string()))
 }
 
 fn wait_pidfd(pidfd: BorrowedFd<'_>, flags: c_int) -> Result<Option<Exit>, Errno> {

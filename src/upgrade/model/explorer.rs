@@ -399,6 +399,11 @@ impl Explorer {
                 w.up.clear();
                 return Ok(Some(Ev::SuccessorDied));
             }
+            // That it dies may be seen.
+            Act::CheckSuccessor if w.is(S_DYING) => {
+                *chose = true;
+                return Ok(well.then_some(Ev::SuccessorAlive));
+            }
             Act::CheckSuccessor => return Ok(Some(Ev::SuccessorAlive)),
             Act::Announce => w.set(ANNOUNCING),
             Act::TakeBack => w.unset(ANNOUNCING),
