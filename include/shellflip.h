@@ -15,7 +15,10 @@
  * Forked children: `flip_accept`, `flip_shutdown_fd`, `flip_wait_shutdown`, `flip_conn_*`, `flip_drain`,
  * `flip_generation` and `flip_free` work, on the child's own count; all else that takes the handle is -ECHILD, and
  * `flip_init` too. Fork after `flip_ready`. The child has its signals as they were before `flip_init`: what stops the
- * whole process group or unit ends it at once, unless it ignores that signal; it hears of shutdown by the library.
+ * whole process group or unit ends it at once, unless it ignores that signal; it hears of shutdown by the library. It
+ * holds copies of all listeners until `flip_accept`, `flip_wait_shutdown` or `flip_drain` has told it of shutdown: a child
+ * that serves nobody calls `flip_free` first, or executes its program, else clients may wait in a listener that nobody
+ * accepts from.
  *
  * Signals: the library's threads block all of them; it raises no SIGPIPE, never touches SIGCHLD, and waits for no child
  * but the successor it started, until it has handed over to it.
@@ -312,8 +315,8 @@ int flip_config_set_events(flip_config_t *config, unsigned int mask);
  It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
  link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
 
- 0, or -EINVAL: NULL as `config`, an empty path, one that ends in "/", "." or ".."; -ENOENT: a relative path, and the
- working directory was removed.
+ 0, or -EINVAL: NULL as `config`, an empty path, one that ends in "/", "." or ".."; -ENOENT: a relative path, and
+ the working directory was removed.
 
  # Safety
 
@@ -340,11 +343,11 @@ int flip_config_set_pid_file(flip_config_t *config, const char *path);
 int flip_config_set_control_socket(flip_config_t *config, const char *address);
 
 /*
- Whether the library pings the watchdog of the service manager (`WatchdogSec=` of the unit, WATCHDOG_USEC), at half
- of its interval, from a thread of the library and for as long as this process is the one that serves; 0, the
- default: the host pings it itself, or there is none. Any other value: yes. An upgrade leaves no gap, if both generations
- ask for it. A ping says that the process runs and the library works, not that the host does: a host whose event loop may
- hang does better to ping from there.
+ Whether the library pings the watchdog of the service manager (`WatchdogSec=` of the unit, WATCHDOG_USEC), at
+ half of its interval, from a thread of the library and for as long as this process is the one that serves; 0, the
+ default: the host pings it itself, or there is none. Any other value: yes. An upgrade leaves no gap, if both
+ generations ask for it. A ping says that the process runs and the library works, not that the host does: a host
+ whose event loop may hang does better to ping from there.
 
  0, or -EINVAL: NULL.
 
@@ -352,17 +355,16 @@ int flip_config_set_control_socket(flip_config_t *config, const char *address);
 
  - `config` is NULL or from `flip_config_new`.
  */
-int flip_config_set_watchdog(flip_config_t *config,
-                             int on);
+int flip_config_set_watchdog(flip_config_t *config, int on);
 
 /*
- Whether listeners are kept in the service manager's descriptor store as well (`FileDescriptorStoreMax=` of the unit,
- at least as many as there are listeners), so that they outlive a crash: `flip_listen` in the next start finds them,
- with all connections that were queued. 0, the default: no. Any other value: yes.
+ Whether listeners are kept in the service manager's descriptor store as well (`FileDescriptorStoreMax=` of the
+ unit, at least as many as there are listeners), so that they outlive a crash: `flip_listen` in the next start
+ finds them, with all connections that were queued. 0, the default: no. Any other value: yes.
 
- A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is not claimed by
- a later start, or when its unix path is unlinked by a stop. A program with file capabilities or set-user-id stores none: it
- does not know who has set NOTIFY_SOCKET.
+ A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is
+ not claimed by a later start, or when its unix path is unlinked by a stop. A program with file capabilities or
+ set-user-id stores none: it does not know who has set NOTIFY_SOCKET.
 
  0, or -EINVAL: NULL.
 
@@ -370,8 +372,7 @@ int flip_config_set_watchdog(flip_config_t *config,
 
  - `config` is NULL or from `flip_config_new`.
  */
-int flip_config_set_fd_store(flip_config_t *config,
-                             int on);
+int flip_config_set_fd_store(flip_config_t *config, int on);
 
 /*
  Waits for a connection on a listener and returns it: the caller's, blocking, CLOEXEC, 3 or more, and counted: call
@@ -507,14 +508,16 @@ int flip_control_status(const char *address, int timeout_ms, char *buffer, size_
  bound. With reuseport=1 each call gives a further member of the group.
 
  The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from
- `flip_ready` on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when
- shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the successor). Never call shutdown(2) on it and never
- clear O_NONBLOCK: both would reach every process that shares it.
+ `flip_ready` on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it
+ when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the successor). Never call shutdown(2) on it and
+ never clear O_NONBLOCK: both would reach every process that shares it. With EPOLLEXCLUSIVE a process that shuts
+ down may have been the only one to be woken: watch the listener once more (EPOLL_CTL_DEL, EPOLL_CTL_ADD) when
+ `flip_predecessor_fd` is readable, or do without it.
 
  The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
  there already; -EALREADY: an upgrade is under way and the socket would have to be bound, or taken from systemd;
- -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by this
- call, which takes as long as the name service does; only `flip_free` waits for it.
+ -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by
+ this call, which takes as long as the name service does; only `flip_free` waits for it.
 
  # Safety
 
@@ -553,8 +556,9 @@ int flip_add(flip_t *flip, const char *name, int fd);
  The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are.
  It goes on being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
 
- The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; of what
- systemd passed -EALREADY: an upgrade is under way, without it; -ESHUTDOWN after it; -ECHILD in a forked child.
+ The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; of
+ what systemd passed -EALREADY: an upgrade is under way, without it; -ESHUTDOWN after it; -ECHILD in a forked
+ child.
 
  # Safety
 
@@ -707,25 +711,31 @@ int flip_event_answer(flip_event_t *event, int status, const char *reason);
 void flip_event_free(flip_event_t *event);
 
 /*
- Finds out what this process was started with, and starts the library's two threads, which block all signals and run
- nothing of the host; the second one once `flip_ready` has returned. `config` is copied; NULL means all defaults. On
- success `*out_flip` is the handle.
+ Finds out what this process was started with, and starts the library's two threads, which block all signals and
+ run nothing of the host; the second one once `flip_ready` has returned. `config` is copied; NULL means all
+ defaults. On success `*out_flip` is the handle.
 
  Call it early, before other threads exist: it removes the variables that were meant for this process from the
  environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade).
 
- The next generation starts with the environment and descriptors 0 to 2 as they are now, of which the library keeps
- copies (a server that opens its log anew on descriptor 2 later does so again in each generation, and the copy keeps
- the space of a log that was removed meanwhile until the process ends), and with the signal mask, the ignored signals, the
- directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library was loaded.
+ The next generation starts with the environment and descriptors 0 to 2 as they are now, of which the library
+ keeps copies (a server that opens its log anew on descriptor 2 later does so again in each generation, and the
+ copy keeps the space of a log that was removed meanwhile until the process ends), and with the signal mask, the
+ ignored signals, the directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library
+ was loaded.
 
  What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
  library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;
  the program must be readable for the new user). What belongs to one thread does not: seccomp filters (without
  SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and scheduling. Set these before
- `flip_init` where the next generation shall start with them; it starts without them otherwise. A filter that kills
- has to allow membarrier(2), which is called as the library is loaded, and capget(2) and prctl(PR_GET_SECCOMP), with
- which `flip_ready` finds out what this thread has given up.
+ `flip_init` where the next generation shall start with them; it starts without them otherwise. A filter that
+ kills has to allow membarrier(2), which is called as the library is loaded, and capget(2) and
+ prctl(PR_GET_SECCOMP), with which `flip_ready` finds out what this thread has given up.
+
+ A program is started by its predecessor as it was by whoever started the first one, so what it does before this
+ call happens in every generation. A successor (there SHELLFLIP_CHANNEL is set) must not daemonize, since its
+ child is not the process that the upgrade has started; close all descriptors that it does not know only after
+ this call; and ask for no signal at its parent's end (PR_SET_PDEATHSIG), since that is the predecessor's.
 
  A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
 
@@ -739,8 +749,7 @@ void flip_event_free(flip_event_t *event);
  - `out_flip` is NULL or may be written.
  - No other thread reads or writes the environment during the call.
  */
-int flip_init(const flip_config_t *config,
-              flip_t **out_flip);
+int flip_init(const flip_config_t *config, flip_t **out_flip);
 
 /*
  Ends the handle: NULL is allowed, and a second time does nothing. Every call that waits returns -ECANCELED, later
@@ -833,14 +842,14 @@ int flip_ready(flip_t *flip, int timeout_ms);
 
 /*
  Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
- call again; -ECANCELED: `flip_free`; -ECHILD in a forked child; -EMFILE, -ENFILE, -ENOMEM: no descriptor to wait with.
+ call again; -ECANCELED: `flip_free`; -ECHILD in a forked child; -EMFILE, -ENFILE, -ENOMEM: no descriptor to wait
+ with.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_wait_predecessor(flip_t *flip,
-                          int timeout_ms);
+int flip_wait_predecessor(flip_t *flip, int timeout_ms);
 
 /*
  A descriptor for poll, epoll or an event loop: readable, for ever, once the predecessor has exited; at once in
@@ -855,7 +864,8 @@ int flip_predecessor_fd(flip_t *flip);
 
 /*
  Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade
- deadline (which only grows), after shutdown the drain deadline.
+ deadline (which only grows; in generation 0 the start time-out of the service manager, where there is one), after
+ shutdown the drain deadline.
 
  0, or -EINVAL: no deadline is running, `ms` is 0 or more than a year; -ECANCELED; -ECHILD in a forked child.
 
@@ -873,10 +883,11 @@ int flip_extend(flip_t *flip, uint64_t ms);
  -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next
  call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
  deadline; -ECONNREFUSED: this host refused, or the new process gave up; -EIO: the state could not be handed over;
- -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet; -ESHUTDOWN:
- stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started (-ENOEXEC
- instead of one that has another meaning in this list); -EDEADLK on a thread that reads events with questions;
- -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked child.
+ -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet, or
+ `flip_ready` has returned a moment ago and the predecessor has not let go (`flip_request` remembers it);
+ -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be
+ started (-ENOEXEC instead of one that has another meaning in this list); -EDEADLK on a thread that reads events
+ with questions; -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked child.
 
  # Safety
 
@@ -889,15 +900,14 @@ int flip_upgrade(flip_t *flip, int timeout_ms);
  own may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
  remembered and leads to one later.
 
- 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child. Since a handler may be what calls it,
- `flip_last_error` says nothing about it.
+ 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child. Since a handler may be what
+ calls it, `flip_last_error` says nothing about it.
 
  # Safety
 
  - `flip` is from `flip_init`.
  */
-int flip_request(flip_t *flip,
-                 int request);
+int flip_request(flip_t *flip, int request);
 
 /*
  Waits for shutdown: FLIP_SHUTDOWN_UPGRADE (a successor serves), FLIP_SHUTDOWN_STOP, or once FLIP_SHUTDOWN_DETACH.

@@ -417,7 +417,15 @@ impl Flip {
                     self.0.send(Command::LeaveReady(id));
                     deadline = None;
                 }
-                Err(error) => return Err(error),
+                Err(error @ Error::Canceled(_)) => return Err(error),
+                Err(error) => {
+                    // No way to wait, in a filter of the host's for one. Only the supervisor's word counts here, too.
+                    self.0.send(Command::LeaveReady(id));
+                    return match pending.wait_by_looking(|| self.0.freed.is_open()) {
+                        Err(Error::TimedOut) => Err(error),
+                        result => result,
+                    };
+                }
             }
         }
     }
@@ -428,7 +436,8 @@ impl Flip {
         self.alone("flip_upgrade")?;
         if self.0.reader.load(SeqCst) == thread::id() && self.0.config.events & QUESTIONS != 0 {
             return Err(Error::system(
-                "cannot upgrade on the thread that answers events: it would wait for itself; use flip_request",
+                "cannot upgrade on the thread that answers events: it would wait for itself; ask on another one, or \
+                 without waiting (flip_request, a signal)",
                 Errno::EDEADLK,
             ));
         }
@@ -492,6 +501,9 @@ impl Flip {
         fence(SeqCst);
         loop {
             if self.0.shutdown.fired() {
+                if fork::in_child() {
+                    self.close_copies_in_child();
+                }
                 let reason = self.0.shutdown.reason().unwrap_or(0);
                 return Ok(shutdown_from(reason).unwrap_or(Shutdown::Stop));
             }

@@ -107,6 +107,18 @@ impl<T> Pending<T> {
 }
 
 impl<T> Pending<Result<T>> {
+    /// The same as [`Pending::wait`] without a deadline, where poll(2) cannot be called.
+    pub fn wait_by_looking(&self, freed: impl Fn() -> bool) -> Result<T> {
+        loop {
+            let over_before = freed();
+            match self.look() {
+                Looked::Answer(result) => return result,
+                Looked::Nothing if !over_before => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Looked::Nothing | Looked::Lost => return Err(over()),
+            }
+        }
+    }
+
     /// The answer; without one there will be none.
     pub fn take(self) -> Result<T> {
         lock(&self.answer).take().unwrap_or_else(|| Err(over()))
@@ -143,6 +155,18 @@ mod tests {
         assert!(matches!(pending.wait(freed.reader(), None), Err(Error::Canceled(_))));
         drop(given);
         assert!(matches!(pending.wait(Gate::new().unwrap().reader(), None), Err(Error::Canceled(_))));
+    }
+
+    #[test]
+    fn an_answer_can_be_waited_for_without_poll() {
+        let (given, pending) = reply::<Result<i32>>().unwrap();
+        let waits =
+            thread::spawn(move || (pending.wait_by_looking(|| false), pending.wait_by_looking(|| false)));
+        given.send(Ok(7));
+        let (answer, after) = waits.join().unwrap();
+        assert!(matches!((answer, after), (Ok(7), Err(Error::Canceled(_)))));
+        let (_given, pending) = reply::<Result<i32>>().unwrap();
+        assert!(matches!(pending.wait_by_looking(|| true), Err(Error::Canceled(_))));
     }
 
     #[test]

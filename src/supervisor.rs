@@ -114,6 +114,8 @@ pub(crate) struct Supervisor {
     /// Whether the successor had never called `flip_init`, as seen when its upgrade failed.
     deaf: Option<bool>,
     upgrade_started: Instant,
+    /// When its new process was told to end.
+    given_up: Option<Instant>,
     /// Why the last program could not be started.
     spawn_errno: Option<Errno>,
     /// flip_free was called: whoever waits is told so, and not what became of the wait.
@@ -204,6 +206,7 @@ pub(crate) fn start(
         free_caller: None,
         deaf: None,
         upgrade_started: now,
+        given_up: None,
         spawn_errno: None,
         freeing: false,
         started: None,

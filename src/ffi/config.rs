@@ -172,8 +172,8 @@ pub unsafe extern "C" fn flip_config_set_events(config: *mut flip_config_t, mask
 /// It is replaced as a whole by a rename in its directory, which this process must be able to write to; a symbolic
 /// link in its place is replaced, not followed. `flip_free` removes it after a stop, if it holds this process's pid.
 ///
-/// 0, or -EINVAL: NULL as `config`, an empty path, one that ends in "/", "." or ".."; -ENOENT: a relative path, and the
-/// working directory was removed.
+/// 0, or -EINVAL: NULL as `config`, an empty path, one that ends in "/", "." or ".."; -ENOENT: a relative path, and
+/// the working directory was removed.
 ///
 /// # Safety
 ///
@@ -217,11 +217,11 @@ pub unsafe extern "C" fn flip_config_set_control_socket(
     })
 }
 
-/// Whether the library pings the watchdog of the service manager (`WatchdogSec=` of the unit, WATCHDOG_USEC), at half
-/// of its interval, from a thread of the library and for as long as this process is the one that serves; 0, the
-/// default: the host pings it itself, or there is none. Any other value: yes. An upgrade leaves no gap, if both generations
-/// ask for it. A ping says that the process runs and the library works, not that the host does: a host whose event loop may
-/// hang does better to ping from there.
+/// Whether the library pings the watchdog of the service manager (`WatchdogSec=` of the unit, WATCHDOG_USEC), at
+/// half of its interval, from a thread of the library and for as long as this process is the one that serves; 0, the
+/// default: the host pings it itself, or there is none. Any other value: yes. An upgrade leaves no gap, if both
+/// generations ask for it. A ping says that the process runs and the library works, not that the host does: a host
+/// whose event loop may hang does better to ping from there.
 ///
 /// 0, or -EINVAL: NULL.
 ///
@@ -237,13 +237,13 @@ pub unsafe extern "C" fn flip_config_set_watchdog(config: *mut flip_config_t, on
     })
 }
 
-/// Whether listeners are kept in the service manager's descriptor store as well (`FileDescriptorStoreMax=` of the unit,
-/// at least as many as there are listeners), so that they outlive a crash: `flip_listen` in the next start finds them,
-/// with all connections that were queued. 0, the default: no. Any other value: yes.
+/// Whether listeners are kept in the service manager's descriptor store as well (`FileDescriptorStoreMax=` of the
+/// unit, at least as many as there are listeners), so that they outlive a crash: `flip_listen` in the next start
+/// finds them, with all connections that were queued. 0, the default: no. Any other value: yes.
 ///
-/// A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is not claimed by
-/// a later start, or when its unix path is unlinked by a stop. A program with file capabilities or set-user-id stores none: it
-/// does not know who has set NOTIFY_SOCKET.
+/// A listener is stored when `flip_ready` returns or when it is added later, and removed when it is forgotten, is
+/// not claimed by a later start, or when its unix path is unlinked by a stop. A program with file capabilities or
+/// set-user-id stores none: it does not know who has set NOTIFY_SOCKET.
 ///
 /// 0, or -EINVAL: NULL.
 ///

@@ -16,14 +16,16 @@ use std::os::fd::IntoRawFd;
 /// bound. With reuseport=1 each call gives a further member of the group.
 ///
 /// The descriptor is the caller's (its own copy): non-blocking (one that the predecessor had blocking: from
-/// `flip_ready` on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it when
-/// shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the successor). Never call shutdown(2) on it and never
-/// clear O_NONBLOCK: both would reach every process that shares it.
+/// `flip_ready` on), CLOEXEC, 3 or more. Accept nothing from it before `flip_ready` has returned 0, and close it
+/// when shutdown starts (after EPOLL_CTL_DEL: a copy lives on in the successor). Never call shutdown(2) on it and
+/// never clear O_NONBLOCK: both would reach every process that shares it. With EPOLLEXCLUSIVE a process that shuts
+/// down may have been the only one to be woken: watch the listener once more (EPOLL_CTL_DEL, EPOLL_CTL_ADD) when
+/// `flip_predecessor_fd` is readable, or do without it.
 ///
 /// The descriptor, or -EINVAL: NULL, or an address that makes no sense; -EADDRINUSE; -EEXIST: this process listens
 /// there already; -EALREADY: an upgrade is under way and the socket would have to be bound, or taken from systemd;
-/// -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by this
-/// call, which takes as long as the name service does; only `flip_free` waits for it.
+/// -ESHUTDOWN after it; -ECHILD in a forked child; else the errno of what failed. Names in owner= are looked up by
+/// this call, which takes as long as the name service does; only `flip_free` waits for it.
 ///
 /// # Safety
 ///
@@ -78,8 +80,9 @@ pub unsafe extern "C" fn flip_add(flip: *mut flip_t, name: *const c_char, fd: c_
 /// The descriptor that was inherited under this name, once: the caller's, CLOEXEC, 3 or more, its flags as they are.
 /// It goes on being passed on; `flip_forget` ends that. In generation 0 this takes what systemd passed.
 ///
-/// The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; of what
-/// systemd passed -EALREADY: an upgrade is under way, without it; -ESHUTDOWN after it; -ECHILD in a forked child.
+/// The descriptor, or -ENOENT: nothing of that name was inherited, or it was claimed already; -EINVAL; -EMFILE; of
+/// what systemd passed -EALREADY: an upgrade is under way, without it; -ESHUTDOWN after it; -ECHILD in a forked
+/// child.
 ///
 /// # Safety
 ///

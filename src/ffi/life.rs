@@ -7,25 +7,31 @@ use crate::flip::Flip;
 use crate::handle;
 use std::ffi::{CStr, c_char, c_int};
 
-/// Finds out what this process was started with, and starts the library's two threads, which block all signals and run
-/// nothing of the host; the second one once `flip_ready` has returned. `config` is copied; NULL means all defaults. On
-/// success `*out_flip` is the handle.
+/// Finds out what this process was started with, and starts the library's two threads, which block all signals and
+/// run nothing of the host; the second one once `flip_ready` has returned. `config` is copied; NULL means all
+/// defaults. On success `*out_flip` is the handle.
 ///
 /// Call it early, before other threads exist: it removes the variables that were meant for this process from the
 /// environment (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, SHELLFLIP_CHANNEL after an upgrade).
 ///
-/// The next generation starts with the environment and descriptors 0 to 2 as they are now, of which the library keeps
-/// copies (a server that opens its log anew on descriptor 2 later does so again in each generation, and the copy keeps
-/// the space of a log that was removed meanwhile until the process ends), and with the signal mask, the ignored signals, the
-/// directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library was loaded.
+/// The next generation starts with the environment and descriptors 0 to 2 as they are now, of which the library
+/// keeps copies (a server that opens its log anew on descriptor 2 later does so again in each generation, and the
+/// copy keeps the space of a log that was removed meanwhile until the process ends), and with the signal mask, the
+/// ignored signals, the directory and the soft limit of descriptors (RLIMIT_NOFILE) as they were when the library
+/// was loaded.
 ///
 /// What the host changes later reaches the library's threads, and so the next generation, where the kernel or the C
 /// library makes it the whole process's: setuid(2), setgid(2), setgroups(2) (the C library does so in every thread;
 /// the program must be readable for the new user). What belongs to one thread does not: seccomp filters (without
 /// SECCOMP_FILTER_FLAG_TSYNC), no_new_privs, capabilities, namespaces, CPU affinity and scheduling. Set these before
-/// `flip_init` where the next generation shall start with them; it starts without them otherwise. A filter that kills
-/// has to allow membarrier(2), which is called as the library is loaded, and capget(2) and prctl(PR_GET_SECCOMP), with
-/// which `flip_ready` finds out what this thread has given up.
+/// `flip_init` where the next generation shall start with them; it starts without them otherwise. A filter that
+/// kills has to allow membarrier(2), which is called as the library is loaded, and capget(2) and
+/// prctl(PR_GET_SECCOMP), with which `flip_ready` finds out what this thread has given up.
+///
+/// A program is started by its predecessor as it was by whoever started the first one, so what it does before this
+/// call happens in every generation. A successor (there SHELLFLIP_CHANNEL is set) must not daemonize, since its
+/// child is not the process that the upgrade has started; close all descriptors that it does not know only after
+/// this call; and ask for no signal at its parent's end (PR_SET_PDEATHSIG), since that is the predecessor's.
 ///
 /// A call that fails changes nothing and may be repeated, but not in a successor: it exits then.
 ///

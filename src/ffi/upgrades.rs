@@ -29,7 +29,8 @@ pub unsafe extern "C" fn flip_ready(flip: *mut flip_t, timeout_ms: c_int) -> c_i
 }
 
 /// Waits until the predecessor has exited: 0; at once in generation 0. Or -ETIMEDOUT; -EINTR: a signal handler ran,
-/// call again; -ECANCELED: `flip_free`; -ECHILD in a forked child; -EMFILE, -ENFILE, -ENOMEM: no descriptor to wait with.
+/// call again; -ECANCELED: `flip_free`; -ECHILD in a forked child; -EMFILE, -ENFILE, -ENOMEM: no descriptor to wait
+/// with.
 ///
 /// # Safety
 ///
@@ -52,7 +53,8 @@ pub unsafe extern "C" fn flip_predecessor_fd(flip: *mut flip_t) -> c_int {
 }
 
 /// Moves the deadline that is running to `ms` milliseconds from now: before `flip_ready` the predecessor's upgrade
-/// deadline (which only grows), after shutdown the drain deadline.
+/// deadline (which only grows; in generation 0 the start time-out of the service manager, where there is one), after
+/// shutdown the drain deadline.
 ///
 /// 0, or -EINVAL: no deadline is running, `ms` is 0 or more than a year; -ECANCELED; -ECHILD in a forked child.
 ///
@@ -71,10 +73,11 @@ pub unsafe extern "C" fn flip_extend(flip: *mut flip_t, ms: u64) -> c_int {
 /// -ETIMEDOUT: `timeout_ms` passed; -EINTR: a signal handler ran. The upgrade goes on in both cases, and the next
 /// call of the same thread goes on waiting for it. -ECONNABORTED: the new process ended too early; -ETIME: a
 /// deadline; -ECONNREFUSED: this host refused, or the new process gave up; -EIO: the state could not be handed over;
-/// -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet; -ESHUTDOWN:
-/// stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be started (-ENOEXEC
-/// instead of one that has another meaning in this list); -EDEADLK on a thread that reads events with questions;
-/// -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked child.
+/// -EPROTO; -EALREADY: one is running; -EBUSY: too many older generations drain; -EAGAIN: not ready yet, or
+/// `flip_ready` has returned a moment ago and the predecessor has not let go (`flip_request` remembers it);
+/// -ESHUTDOWN: stopping; -EOPNOTSUPP: cannot work here; the errno of what failed, as -ENOENT: it could not be
+/// started (-ENOEXEC instead of one that has another meaning in this list); -EDEADLK on a thread that reads events
+/// with questions; -ECANCELED: `flip_free`; -EBADF after it; -ECHILD in a forked child.
 ///
 /// # Safety
 ///
@@ -91,8 +94,8 @@ pub unsafe extern "C" fn flip_upgrade(flip: *mut flip_t, timeout_ms: c_int) -> c
 /// own may call it. What the signals do, `flip_config_set_signal`, is this. An upgrade that cannot start yet is
 /// remembered and leads to one later.
 ///
-/// 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child. Since a handler may be what calls it,
-/// `flip_last_error` says nothing about it.
+/// 0, or -EINVAL: NULL, an unknown request; -EBADF: freed; -ECHILD in a forked child. Since a handler may be what
+/// calls it, `flip_last_error` says nothing about it.
 ///
 /// # Safety
 ///

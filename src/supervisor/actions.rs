@@ -23,9 +23,14 @@ use std::time::{Duration, Instant};
 
 /// A second stop leaves this much to a drain.
 const CUT_DRAIN: Duration = Duration::from_millis(1500);
-/// A program that fails before; or a wrapper whose child runs the server, and a child is not the process that was started.
-const NEVER_INITIALISED: &str = "; flip_init was not called in that process: the program failed before (127: its loader), or a \
-                                 wrapper has forked the server, which it must exec";
+/// A program that fails before; one that closes what it does not know at its start; or a wrapper whose child runs the
+/// server, or a server that daemonizes, and a child is not the process that was started.
+const NEVER_INITIALISED: &str = "; flip_init was not called in that process, or found its descriptors closed: the program failed \
+                                 before (127: its loader), closes all descriptors at its start, or a wrapper (or the server, as a \
+                                 daemon) has forked, where it must exec";
+/// The same of one that lives.
+const NOT_YET_INITIALISED: &str = "; flip_init has not been called in that process: the program hangs before, or a wrapper (or the \
+                                   server, as a daemon) has forked, where it must exec";
 /// Of a call that asks for an upgrade these say something else than that the new program could not be started, and what the
 /// caller does about it would be wrong.
 const OF_A_CALL: [Errno; 7] = [
@@ -78,6 +83,7 @@ impl Supervisor {
                 matches!(says, SuccessorSays::Ready | SuccessorSays::Live).then_some(Event::Sent(outcome))
             }
             Action::Terminate => {
+                self.given_up = Some(Instant::now());
                 self.signal_successor(libc::SIGTERM);
                 None
             }
@@ -203,6 +209,7 @@ impl Supervisor {
     /// Everything that a successor needs, then the spawner's turn.
     fn start_successor(&mut self) -> Result<()> {
         self.deaf = None;
+        self.given_up = None;
         self.started = None;
         if !self.inner.asks(Kind::Starting) {
             self.start_clock();
@@ -336,7 +343,9 @@ impl Supervisor {
         // A remembered request may start the next upgrade within this very step, with times of its own.
         self.timers.keep(|timer| !matches!(timer, Timer::Upgrade | Timer::Spawn));
         let pid = self.inner.published.successor.load(SeqCst);
-        let after = Seconds(self.upgrade_started.elapsed());
+        // A process that is being ended has no part of it any more.
+        let until = self.given_up.take().unwrap_or_else(Instant::now);
+        let after = Seconds(until.saturating_duration_since(self.upgrade_started));
         let result = match result {
             Ok(()) => {
                 log::write(Level::Info, format_args!("upgraded to process {pid} after {after:.3} s"));
@@ -350,10 +359,12 @@ impl Supervisor {
                     }
                     false => why.sentence(),
                 };
-                if self.deaf == Some(true)
-                    && let Why::Died(_, Stage::Initialising) | Why::Deadline(Timer::Upgrade) = why
-                {
-                    text += NEVER_INITIALISED;
+                if self.deaf == Some(true) {
+                    text += match why {
+                        Why::Died(_, Stage::Initialising) => NEVER_INITIALISED,
+                        Why::Deadline(Timer::Upgrade) => NOT_YET_INITIALISED,
+                        _ => "",
+                    };
                 }
                 log::write(Level::Error, format_args!("upgrade failed: {text}"));
                 self.tell(Kind::Failed, why.failure(), &text);

@@ -84,7 +84,11 @@ impl Machine {
         match (starting, event) {
             (_, Event::Ask(request, origin)) => self.asked_while_starting(request, origin, out),
             (state, Event::Free) => {
-                self.withdraw(&state, "the new program gave up before it was ready (flip_free)", out);
+                self.withdraw(
+                    &state,
+                    "the new program gave up before it was ready (flip_free); its own messages say why",
+                    out,
+                );
                 self.last_one_owns(&state, out);
                 self.finish(out);
             }
