@@ -72,7 +72,12 @@ impl PidFile {
         if matches!(*state, State::Written | State::Over) {
             return Ok(());
         }
-        let written = self.replace(std::process::id()).map_err(|errno| self.failed("write", errno));
+        let pid = std::process::id();
+        let written = match self.replace(pid) {
+            // The predecessor has written it.
+            Err(_) if self.directory().is_ok_and(|folder| self.holder(folder.as_fd()) == Some(pid)) => Ok(()),
+            replaced => replaced.map_err(|errno| self.failed("write", errno)),
+        };
         *state = match &written {
             Ok(()) => State::Written,
             Err(error) => State::Failed(error.to_string()),

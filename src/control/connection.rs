@@ -5,7 +5,6 @@ use super::server::{ClientId, Heard};
 use super::wire::{self, Answer, Line, MAX_REQUEST};
 use crate::error::Error;
 use crate::fork::Private;
-use crate::log::{self, Level};
 use crate::sys::net;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -24,6 +23,8 @@ pub(super) struct Connection {
     pub who: net::Peer,
     /// It may not ask, and is told so when it does: an answer to a question that is still on its way would get lost.
     pub denied: bool,
+    /// It has asked all the same, and nobody has been told of it yet.
+    pub refused: bool,
     pub stage: Stage,
     /// It is cut off then; none: it waits for us.
     pub until: Option<Instant>,
@@ -46,7 +47,7 @@ impl Connection {
     /// Just accepted.
     pub fn new(id: ClientId, socket: Private<OwnedFd>, who: net::Peer, denied: bool) -> Connection {
         let (stage, until) = (Stage::Asking(Vec::new()), Some(Instant::now() + PATIENCE));
-        Connection { id, socket, who, denied, stage, until }
+        Connection { id, socket, who, denied, refused: false, stage, until }
     }
 
     /// It has asked: what follows has its own time.
@@ -88,7 +89,7 @@ impl Connection {
                 match wire::parse_request(line, ended) {
                     Line::Unfinished => None,
                     Line::Request(..) if self.denied => {
-                        log::write(Level::Error, format_args!("control socket: refused {}", self.who));
+                        self.refused = true;
                         let error = Error::Refused { errno: Errno::EACCES, text: DENIED.into() };
                         self.tell(Answer::failed(&error).to_string().into_bytes());
                         None

@@ -25,6 +25,9 @@ const ACCEPTS: usize = CLIENTS / 2;
 /// After accept(2) has failed for want of descriptors or memory.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// Between two lines about who was refused: anybody may ask, as often as they like.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// One connection, for as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientId(u64);
@@ -47,11 +50,43 @@ pub struct Server {
     exhausted: Option<Instant>,
     /// The log says so already.
     complained: bool,
+    refusals: Refusals,
+}
+
+#[derive(Default)]
+struct Refusals {
+    /// Not before this.
+    next_line: Option<Instant>,
+    /// So many since the last line.
+    unsaid: u64,
+}
+
+impl Refusals {
+    /// The line that is due at `now`, if one is.
+    fn note(&mut self, who: net::Peer, now: Instant) -> Option<String> {
+        if self.next_line.is_some_and(|at| now < at) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.next_line = Some(now + QUIET);
+        let unsaid = match std::mem::take(&mut self.unsaid) {
+            0 => String::new(),
+            more => format!(", and {more} requests since the last such line"),
+        };
+        Some(format!("control socket: refused {who}{unsaid}"))
+    }
 }
 
 impl Server {
     pub fn new(sockets: Sockets) -> Server {
-        Server { sockets, clients: Vec::new(), next: 0, exhausted: None, complained: false }
+        Server {
+            sockets,
+            clients: Vec::new(),
+            next: 0,
+            exhausted: None,
+            complained: false,
+            refusals: Refusals::default(),
+        }
     }
 
     /// What to poll. `reads`: requests are this process's to answer.
@@ -92,7 +127,14 @@ impl Server {
         }
         for client in &mut self.clients {
             match &client.stage {
-                Stage::Asking(_) | Stage::Acknowledging(_) if reads => heard.extend(client.read()),
+                Stage::Asking(_) | Stage::Acknowledging(_) if reads => {
+                    heard.extend(client.read());
+                    if std::mem::take(&mut client.refused)
+                        && let Some(line) = self.refusals.note(client.who, now)
+                    {
+                        log::write(Level::Error, format_args!("{line}"));
+                    }
+                }
                 Stage::Waiting if client.has_gone() => client.stage = Stage::Done,
                 Stage::Telling(..) => client.write(),
                 _ => {}
@@ -221,4 +263,22 @@ impl Server {
 fn overflow_uid() -> u32 {
     let id = file::read_proc(c"/proc/sys/kernel/overflowuid").unwrap_or_default();
     std::str::from_utf8(id.trim_ascii()).ok().and_then(|id| id.parse().ok()).unwrap_or(65534)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_again_and_again_gets_a_line_a_minute() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let who = net::Peer { pid: 7, uid: 1000 };
+        assert_eq!(refusals.note(who, start).unwrap(), "control socket: refused process 7 of user 1000");
+        for _ in 0..5 {
+            assert_eq!(refusals.note(who, start + Duration::from_secs(59)), None);
+        }
+        let line = refusals.note(who, start + QUIET).unwrap();
+        assert!(line.ends_with(", and 5 requests since the last such line"), "{line}");
+        assert!(refusals.note(who, start + 2 * QUIET).unwrap().ends_with("user 1000"));
+    }
 }

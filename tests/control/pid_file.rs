@@ -157,8 +157,9 @@ fn the_first_generation_says_at_flip_ready_that_it_cannot_write_it() {
 #[test]
 fn a_released_generation_that_cannot_write_it_serves_and_says_so() {
     let _limit = testkit::limit(LIMIT);
-    let mut served =
-        Served::start(&[PID_FILE, ("SHELLFLIP_LOG", "error"), ("SHELLFLIP_FAULT_NEXT", "write#1=fail:28")]);
+    // Nor can the first one write down who succeeds it.
+    let faults = [("SHELLFLIP_FAULT", "write#2=fail:28"), ("SHELLFLIP_FAULT_NEXT", "write#1=fail:28")];
+    let mut served = Served::start(&[PID_FILE, ("SHELLFLIP_LOG", "error"), faults[0], faults[1]]);
     let first = served.first();
     let second = served.upgrade();
     let status = served.status();
@@ -173,6 +174,20 @@ fn a_released_generation_that_cannot_write_it_serves_and_says_so() {
     let third = served.upgrade();
     assert_eq!(served.status()["pid_file_error"], serde_json::Value::Null);
     assert_eq!(holder(&served), third);
+    let path = file(&served);
+    served.stop();
+    wait_until("no pid file", SOON, || !path.exists());
+}
+
+#[test]
+fn what_the_predecessor_has_written_is_enough() {
+    let _limit = testkit::limit(LIMIT);
+    let mut served = Served::start(&[PID_FILE, ("SHELLFLIP_FAULT_NEXT", "write#1=fail:28")]);
+    let first = served.first();
+    let second = served.upgrade();
+    assert_eq!(served.status()["pid_file_error"], serde_json::Value::Null);
+    served.wait_gone(first);
+    assert_eq!(holder(&served), second);
     let path = file(&served);
     served.stop();
     wait_until("no pid file", SOON, || !path.exists());
