@@ -1,9 +1,10 @@
 """gunicorn: `gunicorn -c gunicorn.conf.py waitress_app:app`, with ADDRESS in the environment.
 
-gunicorn's master is the process that is replaced. It forks its workers after it was let serve, and SIGUSR2,
-gunicorn's own signal for this, upgrades. gthread answers with `Connection: close` once it is told to stop, and keeps
-idle connections for two more seconds. Its workers finish what they have after a SIGTERM, their master's or systemd's;
-Ctrl-C is gunicorn's quick end, which does not wait for them.
+gunicorn's master is the process that is replaced. It forks its workers after it was let serve. SIGUSR2, gunicorn's
+own signal for this, upgrades, and so does SIGHUP: a reload would run this file again in a process that has a Flip
+already, and an upgrade reads configuration and app anew, too. gthread answers with `Connection: close` once it is
+told to stop, and keeps idle connections for two more seconds. Its workers finish what they have after a SIGTERM,
+their master's or systemd's; Ctrl-C is gunicorn's quick end, which does not wait for them.
 """
 
 import os
@@ -33,8 +34,11 @@ def end(why: Shutdown) -> None:
 
 
 def when_ready(server: Any) -> None:
+    # gunicorn has installed its own handlers by now, and does so once. Not after `ready`: on what came until then
+    # gunicorn would act itself.
+    for number in (signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, lambda *_: flip.request(Request.UPGRADE))
     flip.ready()
-    signal.signal(signal.SIGUSR2, lambda *_: flip.request(Request.UPGRADE))
     flip.watch(end)
 
 

@@ -70,6 +70,26 @@ def test_ten_upgrades_under_load_fail_no_request(recipe: Recipe, family: kit.Fam
     family.stop(serving)
 
 
+@each([recipe for recipe in RECIPES if recipe.forks])
+def test_the_signal_for_a_reload_upgrades(
+    recipe: Recipe, family: kit.Family, tcp: str, tmp_path: pathlib.Path
+) -> None:
+    # The recipe with one line more, which is edited: a reload reads the configuration anew.
+    config = tmp_path / "gunicorn.conf.py"
+    text = (kit.RECIPES / "gunicorn.conf.py").read_text()
+    config.write_text(text)
+    dataclasses.replace(recipe, command=("-m", "gunicorn", "-c", str(config), "waitress_app:app")).start(family, tcp)
+    serving = family.serving(tcp, who=recipe.who)
+    with kit.Load(tcp) as load:
+        for number in range(3):
+            edited = tmp_path / f"read-{number}"
+            config.write_text(f"{text}\nopen({str(edited)!r}, 'x').close()\n")
+            serving = family.upgrade(tcp, serving, recipe.who, signal.SIGHUP)
+            assert edited.exists()
+    load.nothing_failed(generations=4)
+    family.stop(serving)
+
+
 @each(RECIPES)
 def test_a_unix_path_survives(recipe: Recipe, family: kit.Family, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a.sock"
