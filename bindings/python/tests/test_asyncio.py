@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -157,6 +158,18 @@ def test_a_failure_does_not_end_what_is_done_about_the_one_before() -> None:
         await until(lambda: told.count("ended") == 2)
 
     run(body, command=["/bin/false"], on_failure=on_failure)
+
+
+def test_the_thread_of_the_loop_cannot_wait_for_an_upgrade_from_its_first_moment_on() -> None:
+    async def body(flip: Flip) -> None:
+        with pytest.raises(OSError, match="would wait for itself") as raised:
+            flip.upgrade()
+        assert raised.value.errno == errno.EDEADLK
+        # Another thread can.
+        with pytest.raises(FlipError):
+            await asyncio.to_thread(flip.upgrade)
+
+    run(body, command=["/bin/false"], on_upgrade=lambda who: None, upgrade_timeout=LONG / 4)
 
 
 def test_threads_that_only_once_read_events_may_upgrade() -> None:

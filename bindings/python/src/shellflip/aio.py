@@ -135,6 +135,9 @@ class Loop:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.02)
         check_ready(result)
+        # Also so that this thread is known for the one that handles questions: Flip.upgrade in it would wait for
+        # itself.
+        self._pump.run(self._spawn)
 
     async def wait_shutdown(self) -> Shutdown:
         """As Flip.wait_shutdown."""
