@@ -152,6 +152,27 @@ def test_sockets_of_systemd_are_inherited_and_its_variables_go(
     family.stop(serving)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--drain-timeout", "-1", "0 or more, not -1"),
+        ("--upgrade-timeout", "nan", "0 or more, not nan"),
+        ("--idle-grace", "-1", "0 or more, not -1"),
+        ("--drain-timeout", "soon", "invalid seconds value"),
+        ("--upgrade-timeout", "0", "between 1 ms and a year"),
+        ("--threads", "0", "1 or more, not 0"),
+        ("--control-socket", "nowhere", "an address begins with"),
+        ("--bind", "nowhere", "an address begins with"),
+    ],
+)
+def test_a_bad_option_is_one_sentence_and_status_2(option: str, value: str, why: str) -> None:
+    command = [sys.executable, "-m", "shellflip", option, value, "no:app"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert why in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_wheel_and_nothing_else_is_needed() -> None:
     code = (
         "import shellflip, shellflip.asgi, sys; print(sorted(m for m in sys.modules if m in {'uvicorn', 'waitress'}))"

@@ -5,6 +5,8 @@ runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
 import inspect
 import logging
@@ -13,6 +15,25 @@ from typing import Any
 
 from . import Flip, FlipError, Listener, __version__
 from .asgi import IDLE_GRACE
+from .config import milliseconds
+
+
+def seconds(text: str) -> float:
+    """A time on the command line."""
+    value = float(text)
+    try:
+        milliseconds(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return value
+
+
+def positive(text: str) -> int:
+    """A number on the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a number that is 1 or more, not {value}")
+    return value
 
 
 def options() -> argparse.ArgumentParser:
@@ -28,13 +49,13 @@ def options() -> argparse.ArgumentParser:
     add("--bind", "-b", action="append", metavar="ADDRESS", help=addresses)
     add("--interface", choices=["auto", "asgi", "wsgi"], default="auto", help="what the app speaks")
     add("--factory", action="store_true", help="it is a function that returns the app")
-    add("--threads", type=int, default=4, metavar="N", help="for WSGI apps; 4")
-    add("--upgrade-timeout", type=float, metavar="SECONDS", help="until a new process is ready; 60")
-    add("--drain-timeout", type=float, metavar="SECONDS", help="for open connections; 30")
+    add("--threads", type=positive, default=4, metavar="N", help="for WSGI apps; 4")
+    add("--upgrade-timeout", type=seconds, metavar="SECONDS", help="until a new process is ready; 60")
+    add("--drain-timeout", type=seconds, metavar="SECONDS", help="for open connections; 30")
     add("--control-socket", metavar="ADDRESS", help="where operators ask, unix:///run/a.ctl?mode=0660; none")
     add("--pid-file", metavar="PATH", help="with the pid of the process that serves; none")
     grace = f"for the next request of an idle keep-alive connection, once this process is to finish; {IDLE_GRACE:g}"
-    add("--idle-grace", type=float, default=IDLE_GRACE, metavar="SECONDS", help=grace)
+    add("--idle-grace", type=seconds, default=IDLE_GRACE, metavar="SECONDS", help=grace)
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     add("--version", action="version", version=f"shellflip {__version__}")
     return parser
@@ -105,16 +126,26 @@ def main() -> int:
     settings: dict[str, Any] = {
         name: getattr(chosen, name) for name in ("upgrade_timeout", "drain_timeout", "control_socket", "pid_file")
     }
-    try:
-        with Flip(**settings) as flip:
+    with contextlib.ExitStack() as stack:
+        try:
+            flip = stack.enter_context(Flip(**settings))
             listeners = [flip.listen(address) for address in chosen.bind or ["tcp://127.0.0.1:8000"]]
+        except (FlipError, OSError) as error:
+            # EINVAL is about what was said on the command line.
+            return failed(error, 2 if error.errno == errno.EINVAL else 1)
+        try:
             app = load(chosen.app, factory=chosen.factory)
             interface = speaks(app) if chosen.interface == "auto" else chosen.interface
             (run_asgi if interface == "asgi" else run_wsgi)(app, flip, listeners, chosen)
-    except (FlipError, OSError) as error:
-        print(f"shellflip: {error}", file=sys.stderr)
-        return 1
+        except (FlipError, OSError) as error:
+            return failed(error, 1)
     return 0
+
+
+def failed(error: Exception, status: int) -> int:
+    """Says why, and returns the exit status."""
+    print(f"shellflip: {error}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":
