@@ -234,10 +234,10 @@ func (f *Fds) ForgetFile(name string) error { return f.upg.core.forget(filePrefi
 // Inherited lists the names of what was inherited and nobody has asked for.
 func (f *Fds) Inherited() ([]string, error) { return f.upg.core.inherited() }
 
-// newListener makes what was not inherited. Without a ListenConfig of the host's, the library makes unix sockets: it
-// replaces a path that nobody listens on any more, and unlinks its own.
+// newListener makes what was not inherited. Without a ListenConfig of the host's, the library makes unix sockets, but
+// for relative paths: it replaces a path that nobody listens on any more, and unlinks its own.
 func (f *Fds) newListener(network, addr string) (net.Listener, error) {
-	if f.upg.options.ListenConfig == nil && isUnixListener(network) {
+	if f.upg.options.ListenConfig == nil && isUnixListener(network) && isAbsolute(addr) {
 		fd, err := f.upg.core.listen(unixAddress(network, addr) + "?name=" + escape(socketName(network, addr)))
 		if err != nil {
 			return nil, err

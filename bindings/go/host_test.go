@@ -692,6 +692,59 @@ func TestEveryKindOfDescriptorCrosses(t *testing.T) {
 	}
 }
 
+func TestRelativeUnixPathsCross(t *testing.T) {
+	program := build(t, "testdata/host")
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"rel.sock", "./rel.sock"} {
+		t.Run(path, func(t *testing.T) {
+			folder := t.TempDir()
+			if err := os.Chdir(folder); err != nil {
+				t.Fatal(err)
+			}
+			f := start(t, program, []string{"NETWORK=unix", "ADDRESS=" + path, "RELATIVE_GRAM=rel.gram", "PWD=" + folder})
+			if err := os.Chdir(here); err != nil {
+				t.Fatal(err)
+			}
+			pid := f.serving(0)
+			paths := []string{folder + "/rel.sock", folder + "/rel.gram"}
+			var first []os.FileInfo
+			for _, path := range paths {
+				info, err := os.Lstat(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				first = append(first, info)
+			}
+			load := startLoad(t, "unix://"+paths[0], "--connections", "2", "--streams", "2")
+			for generation := 1; generation <= 3; generation++ {
+				pid = f.upgrade(pid, generation, syscall.SIGHUP)
+				for i, path := range paths {
+					if info, err := os.Lstat(path); err != nil || !os.SameFile(info, first[i]) {
+						t.Errorf("generation %d: %v, another file: %v", generation, err, err == nil)
+					}
+				}
+				client, err := net.Dial("unixgram", paths[1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(client, "datagram %d", generation)
+				client.Close()
+				f.waitFor(fmt.Sprintf("pid %d got datagram %d", pid, generation))
+			}
+			load.stop().clean(t, 100)
+			f.stop(pid)
+			for _, path := range paths {
+				if _, err := os.Lstat(path); !os.IsNotExist(err) {
+					t.Errorf("%s outlives the service: %v", path, err)
+				}
+			}
+		})
+	}
+}
+
 func TestConnectionsAreKeptAliveAsConfiguredInEveryGeneration(t *testing.T) {
 	for _, one := range []struct {
 		seconds string

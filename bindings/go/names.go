@@ -25,6 +25,11 @@ func connName(network, addr string) string { return connPrefix + network + "://"
 
 func isUnixListener(network string) bool { return network == "unix" || network == "unixpacket" }
 
+// isAbsolute says whether the library takes it for a unix socket: a path from the root, or an abstract name.
+func isAbsolute(addr string) bool {
+	return strings.HasPrefix(addr, "/") || strings.HasPrefix(addr, "@")
+}
+
 // unixAddress is the address of a unix socket as the library reads it.
 func unixAddress(network, addr string) string {
 	if strings.HasPrefix(addr, "/") {
@@ -34,11 +39,15 @@ func unixAddress(network, addr string) string {
 }
 
 // inheritAddress is what an inherited socket is looked for by where none has the name, and the name that it then
-// gets. Empty: only a name will do, since who knows what a host name was resolved to.
+// gets. Empty: only a name will do, since who knows what a host name was resolved to, or what the directory of a
+// relative path was.
 func inheritAddress(network, addr, name string) string {
 	query := "?name=" + escape(name)
 	switch network {
 	case "unix", "unixpacket", "unixgram":
+		if !isAbsolute(addr) {
+			return ""
+		}
 		return unixAddress(network, addr) + query
 	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
 	default:

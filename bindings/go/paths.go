@@ -1,16 +1,23 @@
 package shellflip
 
-import "strings"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // The paths of unix sockets that were made outside of the library (by a callback, by Options.ListenConfig, by
-// AddListener). The library unlinks only what it has made, when the service ends; this does the same for the others.
+// AddListener, relative ones). The library unlinks only what it has made, when the service ends; this does the same for the others.
 
 // notePath remembers which socket the path leads to.
 func (f *Fds) notePath(network, addr string) {
 	if !strings.HasPrefix(network, "unix") || addr == "" || addr[0] == '@' || addr[0] == 0 {
 		return
 	}
-	id, there := identify(addr)
+	path, err := filepath.Abs(addr) // the directory may be another one by the end
+	if err != nil {
+		return
+	}
+	id, there := identify(path)
 	if !there {
 		return
 	}
@@ -19,7 +26,7 @@ func (f *Fds) notePath(network, addr string) {
 	if f.paths == nil {
 		f.paths = make(map[string]fileID)
 	}
-	f.paths[addr] = id
+	f.paths[path] = id
 }
 
 // unlinkPaths: the service ends with this process. After an upgrade the paths are the successor's, and before Ready
@@ -44,6 +51,10 @@ func (f *Fds) droppedPaths() map[string]fileID {
 	for _, name := range names {
 		path, is := unixPath(name)
 		if !is {
+			continue
+		}
+		path, err := filepath.Abs(path)
+		if err != nil {
 			continue
 		}
 		if id, there := identify(path); there {

@@ -163,6 +163,9 @@ func main() {
 	if script := os.Getenv("DESCRIPTORS"); script != "" {
 		descriptors()
 	}
+	if path := os.Getenv("RELATIVE_GRAM"); path != "" {
+		datagrams(path)
+	}
 	served := make(chan error)
 	var ready atomic.Bool
 	server := &http.Server{Handler: mux(&ready), ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
@@ -256,6 +259,30 @@ func mux(ready *atomic.Bool) http.Handler {
 		return resultOf(err)
 	})
 	return mux
+}
+
+// datagrams takes those that come to a path that is relative, and leaves its directory.
+func datagrams(path string) {
+	packets, err := upg.ListenPacket("unixgram", path)
+	if err != nil {
+		log.Fatalln("cannot listen:", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		if upg.HasParent() {
+			_ = upg.WaitForParent(context.Background())
+		}
+		buffer := make([]byte, 64)
+		for {
+			n, _, err := packets.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			log.Printf("pid %d got %s", os.Getpid(), buffer[:n])
+		}
+	}()
 }
 
 // found is what became of the descriptors that were passed on.
