@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -436,6 +437,68 @@ func TestShutdownEndsAtADrainDeadlineThatWasMoved(t *testing.T) {
 		t.Fatal("the moved deadline has passed unnoticed")
 	}
 	upg.Stop()
+}
+
+func TestNoGoroutineOutlivesAServerThatHasEnded(t *testing.T) {
+	for range [2]struct{}{} {
+		before := runtime.NumGoroutine()
+		upg := newUpgrader(t, shellflip.Options{DrainTimeout: time.Hour})
+		server := &http.Server{Addr: freePort(t), Handler: http.NotFoundHandler()}
+		served := make(chan error, 1)
+		go func() { served <- fliphttp.ListenAndServe(upg, server) }()
+		waitUntil(t, "the server", func() bool {
+			client, err := net.Dial("tcp", server.Addr)
+			if err == nil {
+				client.Close()
+			}
+			return err == nil
+		})
+		upg.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		upg.Stop()
+		waitUntil(t, "the end of every goroutine", func() bool { return runtime.NumGoroutine() <= before })
+	}
+}
+
+func TestARequestOnAListenerThatIsNotCountedIsNotCutWhenTheUpgraderEnds(t *testing.T) {
+	upg := newUpgrader(t, shellflip.Options{DrainTimeout: time.Hour})
+	own, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := upg.AddListener("tcp", own.Addr().String(), own.(shellflip.Listener)); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-upg.Exit()
+		time.Sleep(300 * time.Millisecond) // for what would cut it
+		fmt.Fprint(w, "whole")
+	})}
+	served := make(chan error, 1)
+	go func() { served <- fliphttp.Serve(upg, server, own) }()
+	if err := upg.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	client, err := net.Dial("tcp", own.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	fmt.Fprint(client, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-asked
+	upg.Stop()
+	upg.Stop()
+	if upg.Connections() != 0 {
+		t.Error("it is counted")
+	}
+	expect(t, client, "HTTP/1.1 200 OK\r\n")
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestDrainsThatHaveTimedOutLeaveNoThreads(t *testing.T) {

@@ -227,7 +227,8 @@ func (u *Upgrader) SuccessorPID() int { return u.core.successorPID() }
 func (u *Upgrader) Detach() error { return u.core.request(requestDetach) }
 
 // Extend moves the deadline that is running to the given time from now: before Ready the predecessor's upgrade
-// deadline, which only grows; after Exit this process's drain deadline. EINVAL: none is running.
+// deadline, which only grows; after Exit this process's drain deadline. EINVAL: none is running. Before Ready of the
+// first generation it is the service manager's time-out for the start, and nil where there is none, too.
 func (u *Upgrader) Extend(by time.Duration) error { return u.core.extend(by) }
 
 // Connections is how many connections are open that were accepted by listeners of this Upgrader.
@@ -294,11 +295,13 @@ func (u *Upgrader) endDraining() {
 	<-u.exit
 	wait := u.startDrain()
 	<-wait.done
-	if !isErrno(wait.err, errTime) && !isErrno(wait.err, syscall.ECANCELED) {
-		// Nothing is counted. What is open all the same was accepted in another way.
-		time.Sleep(time.Until(u.fired.Add(u.options.DrainTimeout)))
+	if isErrno(wait.err, errTime) || isErrno(wait.err, syscall.ECANCELED) {
+		close(u.draining.done)
+		return
 	}
-	close(u.draining.done)
+	// Nothing is counted. What is open all the same was accepted in another way, and its requests may end, also where the
+	// Upgrader is freed before. A timer, since a goroutine would outlive the server.
+	time.AfterFunc(time.Until(u.fired.Add(u.options.DrainTimeout)), func() { close(u.draining.done) })
 }
 
 // drainContext is what DrainContext returns. Like one with a deadline it says that that has passed; but the deadline
