@@ -6,6 +6,10 @@
 //
 // A server that calls http.Server.Serve and Shutdown itself is treated the same way when it serves plain HTTP on a
 // listener from Listen. This package does the same for TLS and HTTP/2, and makes it one call.
+//
+// HTTP/2 has one case that the client has to see to: the server says with GOAWAY which stream is the last that it has
+// seen, and drops those that are on their way by then. Such a request was not executed, and is to be sent again. Go's
+// client does so by itself, unless it cannot read the body again (a Request without GetBody).
 package fliphttp
 
 import (
