@@ -39,7 +39,10 @@ pub const TABLE: [(Exit, &str); 21] = [
         Exit::Unreachable,
         "No server: nobody listens on the socket, or no process has the pid of the pid file.",
     ),
-    (Exit::Denied, "Permission denied, by the control socket or for sending a signal."),
+    (
+        Exit::Denied,
+        "Permission denied, by the control socket or for sending a signal; or others may have written the pid file.",
+    ),
     (
         Exit::TimedOut,
         "The time-out of --timeout passed, or the server stopped answering; what was asked goes on.",

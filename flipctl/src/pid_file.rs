@@ -4,21 +4,28 @@
 use crate::exit::{Exit, Failed};
 use crate::process::ended;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use procfs::process::{Process, Status};
 use shellflip::error::explain;
 use shellflip::sys::process::{pidfd_open, pidfd_send_signal};
-use std::fs::{File, Metadata};
+use std::fs::{Metadata, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 /// A pid file is written after its process was started. Boot time is known in clock ticks, and clocks are adjusted.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
+
+/// A link is not followed, and a FIFO or a terminal is not waited for. The standard library adds O_CLOEXEC.
+const OPENED: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// Write access for the group and for all others.
+const OTHERS: u32 = 0o022;
 
 /// More than any number has digits.
 const LONGEST: u64 = 64;
@@ -33,8 +40,11 @@ pub struct Running {
     pidfd: OwnedFd,
 }
 
-/// The number in a pid file, and the file that it is from.
-pub fn read(path: &Path) -> Result<(i32, Metadata), Failed> {
+/// The number in a pid file, and the file that it is from. By a link in its place, the server's user could put the pid
+/// file of another service there, which is beyond doubt; the library replaces links, and makes a file with one name.
+fn read(path: &Path) -> Result<(i32, Metadata), Failed> {
+    let shown = path.display();
+    let refused = |what: &str| Err(Failed::new(Exit::Error, format!("the pid file {shown} {what}")));
     let failed = |error: std::io::Error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
         let exit = match errno {
@@ -42,15 +52,33 @@ pub fn read(path: &Path) -> Result<(i32, Metadata), Failed> {
             Errno::EACCES | Errno::EPERM => Exit::Denied,
             _ => Exit::Error,
         };
-        Failed::new(exit, format!("cannot read the pid file {}: {}", path.display(), explain(errno)))
+        Failed::new(exit, format!("cannot read the pid file {shown}: {}", explain(errno)))
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = match OpenOptions::new().read(true).custom_flags(OPENED.bits()).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) && path.is_symlink() => {
+            return refused(
+                "is a symbolic link, which is not followed: whoever made it may have chosen another service's, and with \
+                 it the process",
+            );
+        }
+        opened => opened.map_err(failed)?,
+    };
     let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return refused("is no regular file");
+    }
+    // None at all if it has been replaced since: then it was right a moment ago.
+    if metadata.nlink() > 1 {
+        return refused(&format!(
+            "has {} names (hard links): whoever made them may have chosen another service's, and with it the process",
+            metadata.nlink()
+        ));
+    }
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
     match text.trim().parse::<i32>() {
         Ok(pid) if pid > 0 => Ok((pid, metadata)),
-        _ => Err(Failed::new(Exit::Error, format!("there is no pid in the pid file {}", path.display()))),
+        _ => Err(Failed::new(Exit::Error, format!("there is no pid in the pid file {shown}"))),
     }
 }
 
@@ -94,6 +122,16 @@ impl Running {
                     "the pid file {shown} belongs to user {}, process {pid} to user {user}: a stranger may have \
                      written it",
                     metadata.uid()
+                ),
+            ));
+        }
+        if metadata.mode() & OTHERS != 0 {
+            return Err(Failed::new(
+                Exit::Denied,
+                format!(
+                    "the pid file {shown} may be written by others than its owner (mode {:04o}): one of them may have \
+                     chosen the process (chmod go-w)",
+                    metadata.mode() & 0o7777
                 ),
             ));
         }

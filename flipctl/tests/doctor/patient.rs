@@ -1,6 +1,6 @@
 //! `tests/c/sick.c`, and what the doctor says of it.
 
-use crate::kit::{Ran, Stage, flipctl};
+use crate::kit::{Ran, Stage, flipctl, write_pid_file};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ pub fn codes(value: &Value) -> Vec<String> {
 /// Looks at whoever a pid file in that folder names.
 pub fn by_pid_file(family: &Family, folder: &Path, pid: i32, arguments: &[&str]) -> Ran {
     let path = folder.join(format!("{pid}.pid"));
-    std::fs::write(&path, pid.to_string()).expect("a pid file");
+    write_pid_file(&path, pid);
     let mut command = flipctl(family);
     command.arg("doctor").args(arguments).arg("--json").arg("--pid-file").arg(path);
     command.output().expect("flipctl").into()

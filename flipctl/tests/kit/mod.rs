@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
@@ -56,6 +58,19 @@ pub fn flipctl(family: &Family) -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// A pid file as the library makes it, whatever the umask.
+pub fn write_pid_file(path: impl AsRef<Path>, pid: i32) {
+    std::fs::write(&path, format!("{pid}\n")).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+}
+
+/// One that was written before the process was started.
+pub fn write_old_pid_file(path: &Path, pid: i32) {
+    write_pid_file(path, pid);
+    let touched = Command::new("touch").args(["-d", "1 hour ago"]).arg(path).status().unwrap();
+    assert!(touched.success());
 }
 
 /// A running server with a control socket.

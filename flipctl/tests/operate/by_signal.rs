@@ -1,8 +1,11 @@
 //! With nothing but a pid file.
 
-use crate::kit::{Ran, Stage, flipctl};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use crate::kit::{Ran, Stage, flipctl, write_old_pid_file, write_pid_file};
+use nix::sys::stat::Mode;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 use testkit::host::SOON;
 use testkit::process::{Family, Proc, temp_dir};
@@ -47,7 +50,7 @@ fn a_server_that_is_started_anew_after_the_old_one_died_is_no_success() {
     let pid_file = folder.path().join("pid");
     let server = |does: &str| {
         let script = format!(
-            "trap '{does}' USR1; echo $$ > {}; while :; do sleep 1000 & wait; done",
+            "umask 022; trap '{does}' USR1; echo $$ > {}; while :; do sleep 1000 & wait; done",
             pid_file.display()
         );
         family.program("sh").args(["-c", &script]).start()
@@ -80,9 +83,7 @@ fn a_process_that_has_the_number_of_a_dead_server_is_left_alone() {
     let _limit = limit(LIMIT);
     let stage = Stage::new(&[]);
     let stale = stage.path("stale.pid");
-    std::fs::write(&stale, stage.first().to_string()).unwrap();
-    let touched = Command::new("touch").args(["-d", "1 hour ago"]).arg(&stale).status().unwrap();
-    assert!(touched.success());
+    write_old_pid_file(&stale, stage.first());
     for command in ["upgrade", "stop", "doctor"] {
         let ran = stage.run_with_pid_file(&stale, &[command]).expect(3);
         assert!(ran.err.contains("is older than process"), "{ran:?}");
@@ -102,11 +103,47 @@ fn a_pid_file_of_a_stranger_is_not_believed() {
     let _limit = limit(LIMIT);
     let stage = Stage::new(&[]);
     let path = stage.path("strange.pid");
-    std::fs::write(&path, stage.first().to_string()).unwrap();
+    write_pid_file(&path, stage.first());
     std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
     let ran = stage.run_with_pid_file(&path, &["upgrade"]).expect(4);
     assert!(ran.err.contains("a stranger may have written it"), "{ran:?}");
     assert_eq!(stage.host.who().generation, 0);
+}
+
+#[test]
+fn a_pid_file_that_others_may_have_chosen_is_not_believed() {
+    let _limit = limit(Duration::from_secs(20));
+    let (family, folder) = (Family::new(), temp_dir());
+    // A service that any signal ends, with a pid file that would be believed.
+    let victim = family.program("sleep").arg("1000").start();
+    let path = |name: &str| folder.path().join(name);
+    let refused = |pid_file: PathBuf, status: i32, text: &str| {
+        for arguments in [&["stop"][..], &["upgrade"], &["detach", "--signal", "TERM"], &["doctor"]] {
+            let mut command = flipctl(&family);
+            command.args(arguments).args(["--timeout", "1", "--pid-file"]).arg(&pid_file);
+            let ran = Ran::from(command.output().unwrap()).expect(status);
+            assert!(ran.err.contains(text) && ran.out.is_empty(), "{arguments:?}: {ran:?}");
+        }
+        assert!(victim.proc().alive());
+    };
+    write_pid_file(path("pid"), victim.pid());
+    std::os::unix::fs::symlink(path("pid"), path("link")).unwrap();
+    refused(path("link"), 1, "is a symbolic link, which is not followed: whoever made it may have chosen");
+    std::fs::hard_link(path("pid"), path("name")).unwrap();
+    refused(path("name"), 1, "has 2 names (hard links)");
+    std::fs::remove_file(path("name")).unwrap();
+    nix::unistd::mkfifo(&path("fifo"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    refused(path("fifo"), 1, "is no regular file");
+    refused(folder.path().into(), 1, "is no regular file");
+    for mode in [0o664, 0o646, 0o666] {
+        std::fs::set_permissions(path("pid"), Permissions::from_mode(mode)).unwrap();
+        refused(path("pid"), 4, "may be written by others than its owner");
+    }
+    // Nothing else was wrong with it.
+    std::fs::set_permissions(path("pid"), Permissions::from_mode(0o644)).unwrap();
+    let stop = flipctl(&family).args(["stop", "--pid-file"]).arg(path("pid")).output().unwrap();
+    Ran::from(stop).expect(0);
+    assert!(!victim.proc().alive());
 }
 
 #[test]
@@ -119,7 +156,7 @@ fn a_process_that_the_signal_would_end_is_not_signalled() {
     wait_until("a program that sleeps", SOON, || {
         sleeper.proc().command().first().is_some_and(|name| name == "sleep")
     });
-    std::fs::write(&pid_file, sleeper.pid().to_string()).unwrap();
+    write_pid_file(&pid_file, sleeper.pid());
     let ran = upgrade(&family, &pid_file).expect(1);
     assert!(ran.err.contains("has no handler for SIGUSR1: SIGUSR1 would end it"), "{ran:?}");
     assert!(Proc(sleeper.pid()).alive());
