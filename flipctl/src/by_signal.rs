@@ -4,6 +4,7 @@
 
 use crate::args::Options;
 use crate::exit::{Exit, Failed};
+use crate::output;
 use crate::pid_file::{Running, ticks_now};
 use crate::progress::Progress;
 use crate::stop::{PATIENCE, told};
@@ -94,12 +95,10 @@ pub fn upgrade(path: &Path, signal: Signal, options: &Options) -> Result<(), Fai
 fn succeeded(pid: i32, took: Duration, as_json: bool) {
     if as_json {
         let seconds = took.as_millis() as f64 / 1_000.0;
-        anstream::println!(
-            "{}",
-            json!({ "result": "upgraded", "exit_status": 0, "pid": pid, "seconds": seconds })
-        );
+        let object = json!({ "result": "upgraded", "exit_status": 0, "pid": pid, "seconds": seconds });
+        output::tell(&object.to_string());
     } else {
-        anstream::println!("upgraded in {}: pid {pid} serves", time(took));
+        output::tell(&format!("upgraded in {}: pid {pid} serves", time(took)));
     }
 }
 

@@ -17,6 +17,7 @@ mod unit;
 use crate::args::{Doctor, Options, signal};
 use crate::connect::{ANSWER, Server, status};
 use crate::exit::{Exit, Failed};
+use crate::output;
 use crate::pid_file::Running;
 use crate::process::is_as_old;
 use crate::report::Report;
@@ -199,14 +200,12 @@ pub fn run(server: &Server, told: &Doctor, options: &Options) -> Result<Exit, Fa
         return Err(Failed::new(Exit::Unreachable, text));
     }
     if options.json {
-        anstream::println!(
-            "{}",
-            json!({
-                "pid": subject.pid(), "findings": examination.findings, "not_examined": examination.unseen,
-            })
-        );
+        let object = json!({
+            "pid": subject.pid(), "findings": examination.findings, "not_examined": examination.unseen,
+        });
+        output::print(&format!("{object}\n"))?;
     } else {
-        anstream::print!("{}", render(subject.pid(), &examination));
+        output::print(&render(subject.pid(), &examination))?;
     }
     Ok(if examination.findings.is_empty() { Exit::Done } else { Exit::Findings })
 }

@@ -7,6 +7,7 @@ mod connect;
 mod doctor;
 mod exit;
 mod manual;
+mod output;
 mod pid_file;
 mod process;
 mod progress;
@@ -21,24 +22,25 @@ use clap::Parser;
 use connect::{ANSWER, Server};
 use exit::{Exit, Failed};
 use nix::sys::signal::Signal;
-use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // `flipctl status | head` is no failure: end as other tools do when nobody reads on.
     // SAFETY: no thread of this process handles a signal yet.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
-    let Arguments { command, options } = Arguments::parse();
-    let exit = match run(command, &options) {
-        Ok(exit) => exit,
-        Err(failed) => {
-            if options.json && !failed.told {
-                anstream::println!("{}", failed.as_json());
-            }
-            anstream::eprintln!("flipctl: {}", failed.text);
-            failed.exit
-        }
+    let (ran, json) = match Arguments::try_parse() {
+        Ok(Arguments { command, options }) => (run(command, &options), options.json),
+        Err(wrong) if wrong.use_stderr() => wrong.exit(),
+        // --help or --version.
+        Err(asked) => (output::print(&asked.render().ansi().to_string()).map(|()| Exit::Done), false),
     };
+    let exit = ran.unwrap_or_else(|failed| {
+        if json && !failed.told {
+            output::tell(&failed.as_json().to_string());
+        }
+        output::complain(&failed.text);
+        failed.exit
+    });
     ExitCode::from(exit.code())
 }
 
@@ -63,9 +65,9 @@ fn run(command: Command, options: &Options) -> Result<Exit, Failed> {
             Server::Socket(address) => {
                 let (text, report) = connect::status(&address, options.timeout.unwrap_or(ANSWER))?;
                 if options.json {
-                    anstream::println!("{}", text.trim_end());
+                    output::print(&format!("{}\n", text.trim_end()))?;
                 } else {
-                    anstream::print!("{}", status::render(&report));
+                    output::print(&status::render(&report))?;
                 }
             }
             Server::PidFile(_) => {
@@ -75,13 +77,8 @@ fn run(command: Command, options: &Options) -> Result<Exit, Failed> {
             }
         },
         Command::Doctor(what) => return doctor::run(&server()?, &what, options),
-        Command::Completions { shell } => manual::completions(shell, &mut std::io::stdout()),
-        Command::Manual => {
-            let failed = |error| Failed::new(Exit::Error, format!("cannot write the manual page: {error}"));
-            manual::manual(&mut std::io::stdout())
-                .and_then(|()| std::io::stdout().flush())
-                .map_err(failed)?;
-        }
+        Command::Completions { shell } => output::print(&manual::completions(shell))?,
+        Command::Manual => output::print(&manual::manual())?,
     }
     Ok(Exit::Done)
 }

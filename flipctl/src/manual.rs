@@ -11,12 +11,20 @@ use clap_mangen::roff::{Roff, bold, roman};
 use std::io::{self, Write};
 
 /// A completion script.
-pub fn completions(shell: Shell, to: &mut dyn Write) {
-    clap_complete::generate(shell, &mut Arguments::command(), "flipctl", to);
+pub fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "flipctl", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// flipctl(1), on one page: an operator looks in one place.
-pub fn manual(to: &mut dyn Write) -> io::Result<()> {
+pub fn manual() -> String {
+    let mut page = Vec::new();
+    write(&mut page).expect("there is always room in memory");
+    String::from_utf8_lossy(&page).into_owned()
+}
+
+fn write(to: &mut dyn Write) -> io::Result<()> {
     // No date: the same source gives the same page.
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();

@@ -3,6 +3,7 @@
 use crate::args::Options;
 use crate::connect::{ANSWER, status};
 use crate::exit::{Exit, Failed};
+use crate::output;
 use crate::process::ended;
 use crate::progress::Progress;
 use crate::report::Drainer;
@@ -88,11 +89,9 @@ fn stopped(older: &[Older], took: Duration, as_json: bool) {
         let draining: Vec<Value> =
             older.iter().map(|(one, _)| json!({ "generation": one.generation, "pid": one.pid })).collect();
         let seconds = took.as_millis() as f64 / 1_000.0;
-        anstream::println!(
-            "{}",
-            json!({ "result": "stopped", "exit_status": 0, "seconds": seconds, "draining": draining })
-        );
-        return;
+        let object =
+            json!({ "result": "stopped", "exit_status": 0, "seconds": seconds, "draining": draining });
+        return output::tell(&object.to_string());
     }
     let pids: Vec<String> = older.iter().map(|(one, _)| one.pid.to_string()).collect();
     let rest = match pids.len() {
@@ -100,7 +99,7 @@ fn stopped(older: &[Older], took: Duration, as_json: bool) {
         1 => format!("; an older generation goes on draining: pid {}", pids[0]),
         _ => format!("; older generations go on draining: pids {}", pids.join(", ")),
     };
-    anstream::println!("stopped in {}{rest}", time(took));
+    output::tell(&format!("stopped in {}{rest}", time(took)));
 }
 
 /// Asks the server to go on by itself.
@@ -115,8 +114,8 @@ pub fn detach(address: &Address, options: &Options) -> Result<(), Failed> {
 pub fn told(what: &str, took: Duration, as_json: bool) {
     if as_json {
         let seconds = took.as_millis() as f64 / 1_000.0;
-        anstream::println!("{}", json!({ "result": what, "exit_status": 0, "seconds": seconds }));
+        output::tell(&json!({ "result": what, "exit_status": 0, "seconds": seconds }).to_string());
     } else {
-        anstream::println!("{what} in {}", time(took));
+        output::tell(&format!("{what} in {}", time(took)));
     }
 }

@@ -5,10 +5,11 @@
 use crate::args::Options;
 use crate::connect::{ANSWER, status};
 use crate::exit::{Exit, Failed};
+use crate::output;
 use crate::process::{ended, shares_our_numbers};
 use crate::progress::Progress;
 use crate::report::{LastUpgrade, Phase, Report, Upgrade};
-use crate::words::{harmless, milliseconds, phase, phase_time, time};
+use crate::words::{milliseconds, phase, phase_time, time};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -206,28 +207,31 @@ fn search(address: &Address, before: &Report, end: Option<Instant>, lost: &Error
 
 fn tell(outcome: Result<Done, Story>, before: &Report, took: Duration, as_json: bool) -> Result<(), Failed> {
     if as_json {
-        anstream::println!("{}", as_value(&outcome, before, took));
+        output::tell(&as_value(&outcome, before, took).to_string());
     }
     match outcome {
         Ok(done) => {
             if !as_json {
                 let (generation, pid) = (done.generation, done.pid);
-                anstream::println!("upgraded in {}: generation {generation}, pid {pid}, serves", time(took));
+                output::tell(&format!(
+                    "upgraded in {}: generation {generation}, pid {pid}, serves",
+                    time(took)
+                ));
             }
             Ok(())
         }
         Err(story) => {
             let during = story.phase.map_or(String::new(), |one| {
-                format!("; phase: {} ({}), {}", harmless(&one.phase), phase(&one.phase), phase_time(one.ms))
+                format!("; phase: {} ({}), {}", one.phase, phase(&one.phase), phase_time(one.ms))
             });
             let text = match story.failed.exit {
                 Exit::Failed(_) => {
                     let serves = story.serves.map_or(String::new(), |(generation, pid)| {
                         format!("; generation {generation}, pid {pid}, serves on")
                     });
-                    format!("upgrade failed: {}{during}{serves}", harmless(&story.failed.text))
+                    format!("upgrade failed: {}{during}{serves}", story.failed.text)
                 }
-                _ => harmless(&story.failed.text),
+                _ => story.failed.text,
             };
             let failed = Failed::new(story.failed.exit, text);
             Err(if as_json { failed.told() } else { failed })

@@ -7,6 +7,8 @@ mod by_signal;
 #[path = "operate/command_line.rs"]
 mod command_line;
 mod kit;
+#[path = "operate/output.rs"]
+mod output;
 #[path = "operate/status.rs"]
 mod status;
 #[path = "operate/stop.rs"]
