@@ -30,10 +30,17 @@ GO      ?= go
 GO_OUT  := $(TARGET)/go
 GO_ENV   = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS=-Wl,-rpath,$(STAGE)/lib GOTOOLCHAIN=local
 
+# Root, who installs, need not have the cargo of whoever built it all: then what is there is installed as it is.
+INSTALLED := $(RELEASE)/libshellflip.so $(RELEASE)/archive/libshellflip.a \
+	$(addprefix $(TOOL)/,flipctl flipctl.1 flipctl.bash _flipctl flipctl.fish)
+HAS_CARGO := $(shell PATH='$(PATH)' command -v cargo)
+TO_BUILD  := $(if $(HAS_CARGO)$(filter-out $(wildcard $(INSTALLED)),$(INSTALLED)),build flipctl)
+
 C_EXAMPLES := first hello_threads stateful prefork http_v1 http_v2 http_crash http_hang
 
-.PHONY: FORCE help setup build flipctl header examples demo demo-rust demo-go demo-python wheel python stage examples-go
-.PHONY: check check-go test deep bench bench-quick bench-programs install uninstall clean bench-go bench-publish
+.PHONY: FORCE help setup library build flipctl header examples demo demo-rust demo-go demo-python wheel python stage
+.PHONY: examples-go check check-go test deep bench bench-quick bench-programs bench-go bench-publish
+.PHONY: install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -42,16 +49,18 @@ help: ## list these targets
 setup: ## install, or name, what build and tests need
 	@tools/setup
 
+build: library $(RELEASE)/archive/libshellflip.a ## the release library, shared and static
+
 # One after the other: built together with a Rust library, the shared one keeps what only Rust programs could call.
 # Frame pointers: what unwinds needs fewer words about a function that has one.
-build: ## the release library, shared and static
-	@tools/setup
+library:
+	@tools/setup --build
 	cargo rustc --release --package libshellflip --crate-type cdylib -- -C force-frame-pointers=yes
 	cargo rustc --release --package libshellflip --crate-type staticlib -- -C force-frame-pointers=yes
 	ln -sf libshellflip.so $(RELEASE)/libshellflip.so.$(MAJOR)
 
 flipctl: ## the operator's tool, its manual page and completions, in target/tool
-	@tools/setup
+	@tools/setup --build
 	cargo build --profile tool --package flipctl
 	$(TOOL)/flipctl manual > $(TOOL)/flipctl.1
 	$(TOOL)/flipctl completions bash > $(TOOL)/flipctl.bash
@@ -59,6 +68,7 @@ flipctl: ## the operator's tool, its manual page and completions, in target/tool
 	$(TOOL)/flipctl completions fish > $(TOOL)/flipctl.fish
 
 header: ## write include/shellflip.h anew from the source
+	@tools/setup --build
 	SHELLFLIP_WRITE_HEADER=1 cargo test --quiet --test header
 
 examples: build $(C_EXAMPLES:%=$(C_OUT)/%) ## the C servers, in target/c
@@ -95,6 +105,7 @@ stage: build ## the library as it would be installed, in target/stage
 	@$(MAKE) -s install PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib DESTDIR=
 
 examples-go: stage ## the Go servers, in target/go
+	@tools/setup
 	cd examples/go && for program in first hello http stateful; do for version in 1 2 3 4; do \
 		$(GO_ENV) $(GO) build -ldflags "-X main.version=$$version" -o $(abspath $(GO_OUT))/$${program}_v$$version ./$$program \
 		|| exit 1; done; done
@@ -156,6 +167,7 @@ check: python ## format, lints, C warnings, header, README, quick tests: in thre
 	python3 tests/run.py --quick
 
 check-go: stage ## gofmt and go vet
+	@tools/setup
 	@out=$$(gofmt -l bindings/go examples/go benches); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	for module in bindings/go examples/go benches/go bindings/go/recipes/*/; do \
 		(cd $$module && $(GO_ENV) $(GO) vet ./...) || exit 1; done
@@ -205,6 +217,7 @@ $(BENCH_COUNTING): FORCE
 	cargo build --release --locked --manifest-path benches/rust_counting/Cargo.toml --target-dir $(TARGET)/bench-counting
 
 bench-go: stage # the Go programs of the benchmark, in target/bench-go
+	@tools/setup
 	@mkdir -p $(TARGET)/bench-go
 	cd benches/go && $(GO_ENV) $(GO) build -o $(abspath $(TARGET))/bench-go/ ./... && \
 		$(GO_ENV) $(GO) build -tags shellflip_static -o $(abspath $(TARGET))/bench-go/upgrade_static ./upgrade
@@ -238,12 +251,13 @@ $(RELEASE)/archive/libshellflip.a: $(RELEASE)/libshellflip.a
 	$(OBJCOPY) --wildcard --keep-global-symbol='flip_*' -R .llvmbc -R .llvmcmd $(@D)/shellflip.o
 	$(AR) rcs $@ $(@D)/shellflip.o
 
-$(RELEASE)/libshellflip.a: | build
+# With a recipe, if an empty one: else make -j goes by how old it was before the build.
+$(RELEASE)/libshellflip.a: library ;
 
 # The loader finds an installed library in its cache. Only root may write that, and a package does it when it is installed.
 LDCONFIG := $(if $(DESTDIR),,$(if $(filter /usr/%,$(LIBDIR)),[ "$$(id -u)" != 0 ] || ldconfig))
 
-install: build flipctl $(RELEASE)/archive/libshellflip.a ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
+install: $(TO_BUILD) ## to PREFIX (/usr/local), LIBDIR (PREFIX/lib), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/shellflip.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(RELEASE)/libshellflip.so $(DESTDIR)$(LIBDIR)/libshellflip.so.$(VERSION)

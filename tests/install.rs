@@ -2,6 +2,7 @@
 //! flipctl as an operator gets it. And the README's program is what it says.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Read;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,37 @@ fn output(command: &mut Command) -> String {
     text
 }
 
+/// What `make install` runs besides cargo: what everybody has, and what links.
+const TOOLS: &[&str] = &[
+    "ar", "bash", "cc", "chmod", "head", "id", "install", "ld", "ln", "make", "mkdir", "objcopy", "rm", "sed",
+];
+
+/// A PATH with these programs and no other: not with those that only the tests need.
+fn only(folder: PathBuf, tools: &[&str]) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    for tool in tools {
+        let mut found = std::env::split_paths(&path).map(|one| one.join(tool));
+        let found = found.find(|file| file.exists()).unwrap_or_else(|| panic!("no {tool} in {path:?}"));
+        std::os::unix::fs::symlink(found, folder.join(tool)).unwrap();
+    }
+    folder
+}
+
+/// make in this project, with the programs of that PATH. Of cargo's variables, those of the one that runs this test are
+/// not meant for the one that make starts.
+fn make(path: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+    let mut command = Command::new("make");
+    command.args(arguments).env("PATH", path).current_dir(root());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR"
+    }) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// What pkg-config says of what is installed there, and of nothing else.
 fn pkg_config(destination: &Path, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new("pkg-config");
@@ -44,20 +76,18 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
     let family = Family::new();
     let folder = temp_dir();
     let destination = folder.path().join("destination");
-    let make = |target: &str| {
-        let mut command = Command::new("make");
+    let tools = only(folder.path().join("tools"), TOOLS);
+    let cargo = only(folder.path().join("cargo"), &["cargo", "rustc"]);
+    let with_cargo = std::env::join_paths([&tools, &cargo]).unwrap();
+    let make = |path: &OsStr, target: &str, destination: &Path| {
         let destination = format!("DESTDIR={}", destination.display());
-        command.args(["-s", target, "PREFIX=/usr", &destination]).current_dir(root());
-        // Those of the cargo that runs this test are not meant for the one that make starts.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| {
-            let name = name.to_string_lossy();
-            name.starts_with("CARGO_") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR"
-        }) {
-            command.env_remove(name);
-        }
-        output(&mut command);
+        make(path, &["-s", target, "PREFIX=/usr", &destination])
     };
-    make("install");
+    output(&mut make(&with_cargo, "install", &destination));
+    // As root, who has no cargo, once everything is there.
+    let by_root = folder.path().join("by-root");
+    output(make(tools.as_os_str(), "install", &by_root).env("CARGO_HOME", "/nowhere"));
+    assert_eq!(files(&by_root).len(), files(&destination).len());
     assert_eq!(pkg_config(&destination, &["--modversion"]), [env!("CARGO_PKG_VERSION")]);
     let library = destination.join("usr/lib");
     let (source, address) = first(folder.path());
@@ -85,10 +115,54 @@ fn a_program_is_built_with_pkg_config_from_an_installation_and_runs() {
         upgrades_once(&family, &program, &address, &[("LD_LIBRARY_PATH", &library)]);
     }
     the_tool_is_installed(&destination.join("usr"));
-    make("uninstall");
+    output(&mut make(&with_cargo, "uninstall", &destination));
     let left: Vec<PathBuf> = files(&destination);
     assert_eq!(left, [] as [PathBuf; 0]);
     family.assert_none_left(SOON);
+}
+
+#[test]
+fn what_only_the_tests_need_is_asked_for_where_it_is_used() {
+    let folder = temp_dir();
+    let setup = |name: &str, tools: &[&str], arguments: &[&str]| {
+        let path = only(folder.path().join(name), tools);
+        let mut command = Command::new("bash");
+        command.arg("tools/setup").args(arguments).current_dir(root());
+        // There is no apt-get either, which would install it.
+        let output = command.env("PATH", path).env("CARGO_HOME", "/nowhere").output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let tools = [TOOLS, &["cargo"]].concat();
+    assert_eq!(setup("build", &tools, &["--build"]), (true, String::new()));
+    let (complete, text) = setup("all", &tools, &[]);
+    assert!(
+        !complete && text.contains("setup: missing: patch pkg-config python3 strace valgrind go"),
+        "{text}"
+    );
+    for missing in ["cc", "make", "cargo"] {
+        let others: Vec<&str> = tools.iter().copied().filter(|one| *one != missing).collect();
+        let (complete, text) = setup(&format!("without-{missing}"), &others, &["--build"]);
+        assert!(!complete && text.contains(missing), "{text}");
+    }
+    // What needs more than the build asks for it first, where nothing has been built.
+    for target in [
+        "examples-go",
+        "check-go",
+        "demo-go",
+        "wheel",
+        "demo-python",
+        "check",
+        "test",
+        "deep",
+        "bench-programs",
+    ] {
+        let mut command = make(std::env::var_os("PATH").unwrap(), &["-n", target]);
+        let script = output(command.env("CARGO_TARGET_DIR", folder.path().join("target")));
+        let line = |is: &dyn Fn(&str) -> bool| script.lines().position(is);
+        let asked = line(&|line| matches!(line.trim(), "tools/setup" | "tools/setup --tests"));
+        let used = line(&|line| [" go build", " go vet", "-m venv"].iter().any(|one| line.contains(one)));
+        assert!(asked.is_some() && used.is_some() && asked < used, "{target}: {asked:?} {used:?}\n{script}");
+    }
 }
 
 fn compile(source: &Path, program: &Path, flags: &[String]) {
