@@ -127,11 +127,7 @@ impl Machine {
 
     /// A unit of `examples/systemd`, as it is.
     pub fn example(&self, name: &str) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd").join(name);
-        self.unit(
-            name,
-            &std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
-        );
+        self.unit(name, &example(name));
     }
 
     /// Runs a command inside; its exit status and output.
@@ -209,4 +205,10 @@ impl Drop for Machine {
             println!("the cgroup {} is left: {}", self.cgroup, String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// What a unit of `examples/systemd` says.
+pub fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

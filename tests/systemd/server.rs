@@ -159,7 +159,7 @@ impl<'a> Server<'a> {
 }
 
 /// The operator's tool, built here; with the faults, as all that shares the target folder with the tests.
-fn flipctl() -> &'static Path {
+pub fn flipctl() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         if let Some(cargo) = std::env::var_os("CARGO") {

@@ -1,7 +1,7 @@
 //! Kinds of units: what works, and what is refused.
 
-use super::machine::Machine;
-use super::server::Server;
+use super::machine::{Machine, example};
+use super::server::{Server, flipctl};
 use std::time::Duration;
 use testkit::deadline::scaled;
 use testkit::host::{SOON, c_program};
@@ -64,12 +64,23 @@ pub fn the_watchdog_outlives_five_upgrades(machine: &Machine) {
     });
 }
 
+/// What the head of the socket's service says: Type=notify, and lines of another unit by how they begin.
+fn for_older_systemd() -> String {
+    let (service, other) = (example("server-socket.service"), example("server-flipctl.service"));
+    let head: Vec<&str> = service.lines().take_while(|line| line.starts_with('#')).collect();
+    let head = head.join(" ");
+    let names: Vec<&str> = head.split([' ', ',', ':']).filter(|word| word.ends_with('=')).collect();
+    let named = other.lines().filter(|line| names.iter().any(|name| line.starts_with(name)));
+    ["Type=notify"].into_iter().chain(named).collect::<Vec<_>>().join("\n")
+}
+
 pub fn socket_activation_starts_and_upgrades(machine: &Machine) {
     machine.example("server-socket.socket");
     machine.example("server-socket.service");
     let server = Server { machine, unit: "server-socket.service" };
     if machine.version < 253 {
-        server.settings("Type=notify\nExecReload=sh -c 'kill -USR1 $MAINPID'");
+        machine.install(flipctl(), "flipctl");
+        server.settings(&for_older_systemd());
     }
     machine.must(&["systemctl", "start", "server-socket.socket"]);
     assert_eq!(server.state(), "inactive");
