@@ -31,7 +31,7 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 /// One generation of a server, as its own process sees it. Clones are the same handle.
@@ -136,6 +136,19 @@ thread_local! {
 /// A panic of another thread while it held the lock left data that is still whole: every update is one assignment.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same for who must not wait for long.
+pub(crate) fn lock_within<T>(mutex: &Mutex<T>, patience: Duration) -> Option<MutexGuard<'_, T>> {
+    let until = Instant::now() + patience;
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(200)),
+        }
+    }
 }
 
 impl Flip {
@@ -824,4 +837,22 @@ fn shutdown_from(byte: u8) -> Option<Shutdown> {
     [Shutdown::Upgrade, Shutdown::Stop, Shutdown::Detach]
         .into_iter()
         .find(|kind| shutdown_byte(*kind) == byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_waited_for_and_one_that_is_held_for_long_is_not() {
+        let mutex = Mutex::new(1);
+        let held = lock(&mutex);
+        assert!(lock_within(&mutex, Duration::from_millis(1)).is_none());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| lock_within(&mutex, Duration::from_secs(60)).map(|value| *value));
+            std::thread::sleep(Duration::from_millis(5));
+            drop(held);
+            assert_eq!(waits.join().unwrap(), Some(1));
+        });
+    }
 }

@@ -145,7 +145,7 @@ fn waiting_a_stop_or_free_withdraws() {
     let _limit = limit(Duration::from_secs(60));
     for (request, reason) in [
         (STOP, "the new process was asked to stop before it was ready"),
-        ("/free", "the new program gave up before it was ready (flip_free)"),
+        ("/free", "the new program gave up before it was ready (flip_free); its own messages say why"),
     ] {
         let pair = Successor::new(&[], "hello:1,start,hear:READY,hear:WITHDRAWN,reap");
         let pid = pair.pid();

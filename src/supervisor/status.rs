@@ -6,7 +6,7 @@ use super::history::{Record, Spent};
 use super::json::{Json, Object};
 use crate::channel::Process;
 use crate::drain::CONNECTIONS;
-use crate::flip::lock;
+use crate::flip::{lock, lock_within};
 use crate::pid_file::PidFile;
 use crate::registry::Listed;
 use crate::startup::variable;
@@ -15,11 +15,14 @@ use crate::upgrade::{Request, State};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+/// How long a status waits for the table of sockets.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 impl Supervisor {
     /// The line, without its end.
     pub(super) fn status(&mut self) -> String {
-        // A thread of the host may hold it while it waits for the lock of a unix path.
-        if let Ok(registry) = self.inner.registry.try_lock() {
+        // A thread of the host may hold it, as a rule for some microseconds. What was last seen is better than no status.
+        if let Some(registry) = lock_within(&self.inner.registry, PATIENCE) {
             self.listed = registry.listed();
         }
         let uptime = fd::age(self.start_time());
