@@ -104,6 +104,8 @@ impl World {
         next.ok("ready -1");
         let upgraded = upgrading.join().unwrap();
         assert_eq!(upgraded.rc, i64::from(next.pid), "{upgraded:?}\n{}", self.log());
+        // Until then the old one may still accept.
+        self.first.wait_for_output(&format!("shutdown 1 pid={}", from.pid), SOON);
         next
     }
 

@@ -79,7 +79,6 @@ fn upgraded(keep: &str) -> (World, Generation, Generation, Place, i64) {
         let other = plain.listen(next);
         next.ok(&format!("serve {other}"));
     });
-    world.first.wait_for_output(&format!("shutdown 1 pid={}", now.pid), SOON);
     assert_eq!(ask_once(&plain), Ok(next.pid));
     drop(of_kept);
     (world, now, next, kept, fd)
